@@ -1,0 +1,1 @@
+"""Multi-task inference on live video."""

@@ -1,0 +1,1 @@
+"""Frames in, results out: video, engine, registry and the gRPC services."""
