@@ -1,0 +1,128 @@
+"""An adapter on its backbone, ready to run: edits by segment, and the head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lensmount.errors import IncompatibleError, InvalidInputError
+from lensmount_adapters.backbones import Backbone
+from lensmount_adapters.heads import build_head
+from lensmount_adapters.lora import LoraConfig, LoraDelta, check_delta
+from lensmount_adapters.manifest import Manifest
+from lensmount_adapters.package import TENSOR_FILE, Package
+
+FIX = "train the adapter again on this server's backbone"
+
+
+@dataclass(frozen=True, eq=False)
+class Adapter:
+    """Edits + head + task, held against a backbone and found to fit it.
+
+    `lora` and `replaced` go from segment index to the edited modules (tensors) by their names in
+    the model; `fork` is the first edited segment, or the number of segments without any.
+    """
+
+    manifest: Manifest
+    content_hash: str
+    fork: int
+    lora: Mapping[int, Mapping[str, LoraDelta]]
+    replaced: Mapping[int, Mapping[str, Tensor]]
+    head: nn.Module
+
+
+def fit(package: Package, backbone: Backbone) -> Adapter:
+    """Put a package on a backbone.
+
+    Raises IncompatibleError for another backbone, InvalidInputError for a tensor that does not fit.
+    """
+    manifest = package.manifest
+    check_backbone(manifest, backbone)
+    remaining = dict(package.tensors)
+    lora = _take_lora(package, backbone, remaining)
+    replaced = _take_replaced(manifest, backbone, remaining)
+    head = _take_head(manifest, backbone, remaining)
+    if remaining:
+        message = "belongs to no edit of task.json and not to the head"
+        raise InvalidInputError(message, field=f"{TENSOR_FILE}: {min(remaining)}", fix=FIX)
+    edited = sorted({*lora, *replaced})
+    fork = edited[0] if edited else len(backbone.segments)
+    if manifest.fork != fork:
+        raise InvalidInputError(f"{fork} follows from the edits", field="task.json: fork", value=manifest.fork)
+    return Adapter(manifest, package.content_hash, fork, lora, replaced, head)
+
+
+def check_backbone(manifest: Manifest, backbone: Backbone) -> None:
+    """Raise IncompatibleError unless the adapter was trained on exactly these weights."""
+    wanted = manifest.backbone
+    if wanted.name != backbone.name:
+        message = f"the adapter is for {wanted.name}, this server runs {backbone.name}"
+        fix = f"lensmount serve --backbone {wanted.name}, or train the adapter on {backbone.name}"
+        raise IncompatibleError(message, field="task.json: backbone.name", value=wanted.name, fix=fix)
+    if wanted.fingerprint != backbone.fingerprint:
+        message = f"other weights: this server's {backbone.name} is {backbone.fingerprint[:12]}…"
+        raise IncompatibleError(message, field="task.json: backbone.fingerprint", value=wanted.fingerprint, fix=FIX)
+
+
+def _segment_indices(manifest: Manifest, backbone: Backbone, kind: str) -> list[int]:
+    names = [segment.name for segment in backbone.segments]
+    for edit in manifest.edits:
+        if edit.segment not in names:
+            message = f"{backbone.name} has no such segment"
+            raise InvalidInputError(message, field="task.json: edits", value=edit.segment, fix=FIX)
+    return sorted(names.index(edit.segment) for edit in manifest.edits if edit.kind == kind)
+
+
+def _take_lora(package: Package, backbone: Backbone, tensors: dict[str, Tensor]) -> dict[int, dict[str, LoraDelta]]:
+    edits: dict[int, dict[str, LoraDelta]] = {}
+    for index in _segment_indices(package.manifest, backbone, "lora"):
+        modules = backbone.segments[index].editable_modules()
+        taken = {
+            name: _take_delta(name, module, package.lora, tensors)
+            for name, module in modules.items()
+            if package.lora and f"{name}.lora_A.weight" in tensors
+        }
+        if not taken:
+            name = backbone.segments[index].name
+            raise InvalidInputError("no LoRA tensor for this segment", field=TENSOR_FILE, value=name, fix=FIX)
+        edits[index] = taken
+    return edits
+
+
+def _take_delta(name: str, module: nn.Module, config: LoraConfig, tensors: dict[str, Tensor]) -> LoraDelta:
+    if f"{name}.lora_B.weight" not in tensors:
+        raise InvalidInputError("A without B", field=f"{TENSOR_FILE}: {name}.lora_B.weight", fix=FIX)
+    a, b = tensors.pop(f"{name}.lora_A.weight"), tensors.pop(f"{name}.lora_B.weight")
+    delta = LoraDelta(a, b, config.scale(name))
+    check_delta(name, module, delta, config.rank(name))
+    return delta
+
+
+def _take_replaced(manifest: Manifest, backbone: Backbone, tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    state = backbone.model.state_dict()
+    return {
+        index: {
+            name: _take(tensors, name, own) for name, own in state.items() if backbone.segments[index].owns_tensor(name)
+        }
+        for index in _segment_indices(manifest, backbone, "replace")
+    }
+
+
+def _take_head(manifest: Manifest, backbone: Backbone, tensors: dict[str, Tensor]) -> nn.Module:
+    head = build_head(manifest.head, backbone, len(manifest.labels)).to(backbone.device)
+    state = head.state_dict()
+    head.load_state_dict({name: _take(tensors, f"{backbone.classifier}.{name}", own) for name, own in state.items()})
+    return head.eval().requires_grad_(requires_grad=False)
+
+
+def _take(tensors: dict[str, Tensor], name: str, own: Tensor) -> Tensor:
+    if name not in tensors:
+        raise InvalidInputError("missing", field=f"{TENSOR_FILE}: {name}", fix=FIX)
+    tensor = tensors.pop(name)
+    if tensor.shape != own.shape or tensor.is_floating_point() != own.is_floating_point():
+        message = f"{own.dtype} of shape {tuple(own.shape)} expected"
+        raise InvalidInputError(message, field=f"{TENSOR_FILE}: {name}", value=tuple(tensor.shape), fix=FIX)
+    return tensor.to(own.device, torch.float32 if tensor.is_floating_point() else own.dtype)

@@ -1,0 +1,186 @@
+"""The adapter package: a folder that PEFT itself can load, plus what serving needs to be sure.
+
+    adapter_config.json          PEFT's own; only when there are LoRA edits
+    adapter_model.safetensors    PEFT's names: LoRA tensors, the head and replaced segments as saved modules
+    task.json                    the manifest
+    golden.safetensors           pictures and the logits that the trainer got
+    README.md                    the model card
+
+`docs/adapter-package.md` is the specification. Pickle is never read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lensmount.errors import InvalidInputError, TooLargeError
+from lensmount_adapters.golden import FILE as GOLDEN_FILE
+from lensmount_adapters.golden import Golden, read_golden, write_golden
+from lensmount_adapters.lora import LoraConfig
+from lensmount_adapters.manifest import Manifest, invalid, parse_manifest
+
+T = TypeVar("T")
+
+MANIFEST_FILE = "task.json"
+CONFIG_FILE = "adapter_config.json"
+TENSOR_FILE = "adapter_model.safetensors"
+CARD_FILE = "README.md"
+REQUIRED = (MANIFEST_FILE, TENSOR_FILE, GOLDEN_FILE)
+PREFIX = "base_model.model."
+
+# No file of a package may be larger, in bytes.
+MAX_BYTES = {
+    MANIFEST_FILE: 1 << 20,
+    CONFIG_FILE: 1 << 20,
+    CARD_FILE: 4 << 20,
+    GOLDEN_FILE: 64 << 20,
+    TENSOR_FILE: 2 << 30,
+}
+MAX_TENSORS = 20_000
+
+
+@dataclass(frozen=True, eq=False)
+class Package:
+    """A package that was read and is consistent in itself; not yet held against a backbone.
+
+    `tensors` are named as in the model, PEFT's prefix removed; `lora` is None without LoRA edits.
+    """
+
+    manifest: Manifest
+    lora: LoraConfig | None
+    tensors: Mapping[str, Tensor]
+    golden: Golden
+    content_hash: str
+    size_bytes: int
+
+
+def read_package(folder: Path) -> Package:
+    """Read and check a package folder; InvalidInputError or TooLargeError names the first fault."""
+    check_files(folder)
+    manifest = parse_manifest((folder / MANIFEST_FILE).read_bytes())
+    return Package(
+        manifest=manifest,
+        lora=_read_config(folder, manifest),
+        tensors=_read_tensors(folder / TENSOR_FILE),
+        golden=_readable(GOLDEN_FILE, lambda: read_golden(folder, len(manifest.labels))),
+        content_hash=content_hash(folder),
+        size_bytes=sum(path.stat().st_size for path in folder.iterdir()),
+    )
+
+
+def write_package(
+    folder: Path,
+    manifest: Manifest,
+    tensors: Mapping[str, Tensor],
+    golden: Golden,
+    card: str,
+    lora: Mapping[str, object] | None = None,
+) -> None:
+    """Write a package into a new folder; `lora` is PEFT's config as a dictionary.
+
+    The folder gets its name only when it is whole. Raises InvalidInputError when it exists.
+    """
+    if folder.exists():
+        fix = "give another --out, or delete the folder"
+        raise InvalidInputError("the folder exists", field="out", value=folder, fix=fix)
+    partial = folder.with_name(f".{folder.name}.partial")
+    partial.mkdir(parents=True)
+    (partial / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2) + "\n")
+    save_file({PREFIX + name: tensor.contiguous() for name, tensor in tensors.items()}, partial / TENSOR_FILE)
+    write_golden(partial, golden)
+    (partial / CARD_FILE).write_text(card)
+    if lora is not None:
+        (partial / CONFIG_FILE).write_text(json.dumps(lora, indent=2, sort_keys=True) + "\n")
+    partial.rename(folder)
+
+
+def content_hash(folder: Path) -> str:
+    """The identity of an adapter version: SHA-256 over name, size and SHA-256 of its files, by name."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        with path.open("rb") as file:
+            inner = hashlib.file_digest(file, "sha256").hexdigest()
+        digest.update(f"{path.name} {path.stat().st_size} {inner}\n".encode())
+    return digest.hexdigest()
+
+
+def check_files(folder: Path) -> None:
+    """Raise unless the folder holds exactly a package's files, none beyond its limit."""
+    if not folder.is_dir():
+        raise InvalidInputError("no such folder", field="package", value=folder, fix="give the folder of a package")
+    present = {path.name for path in folder.iterdir()}
+    for name in REQUIRED:
+        if name not in present:
+            fix = "write the package with `lensmount train`"
+            raise InvalidInputError("file missing in the package", field="package", value=name, fix=fix)
+    for path in sorted(folder.iterdir()):
+        if path.name not in MAX_BYTES or path.is_symlink() or not path.is_file():
+            fix = f"a package holds only {', '.join(MAX_BYTES)}"
+            raise InvalidInputError("this does not belong into a package", field="package", value=path.name, fix=fix)
+        check_size(path.name, path.stat().st_size)
+
+
+def check_size(name: str, size: int) -> None:
+    """Raise TooLargeError when a package's file is beyond its limit."""
+    if size > MAX_BYTES[name]:
+        raise TooLargeError(f"at most {MAX_BYTES[name]:,} bytes", field=name, value=f"{size:,} bytes")
+
+
+def _read_config(folder: Path, manifest: Manifest) -> LoraConfig | None:
+    wanted = any(edit.kind == "lora" for edit in manifest.edits)
+    path = folder / CONFIG_FILE
+    if wanted != path.is_file():
+        message = "needed for LoRA edits" if wanted else "given, but task.json names no LoRA edit"
+        raise InvalidInputError(message, field=CONFIG_FILE, fix="write the package with `lensmount train`")
+    if not wanted:
+        return None
+    try:
+        config = LoraConfig.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise invalid(CONFIG_FILE, error) from error
+    config.check_supported()
+    return config
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    with _readable(TENSOR_FILE, lambda: safe_open(path, framework="pt")) as file:
+        names = list(file.keys())
+        if len(names) > MAX_TENSORS:
+            raise TooLargeError(f"at most {MAX_TENSORS:,} tensors", field=TENSOR_FILE, value=len(names))
+        return {_model_name(name): _finite(name, file.get_tensor(name)) for name in names}
+
+
+def _model_name(name: str) -> str:
+    if not name.startswith(PREFIX):
+        raise InvalidInputError(f"names start with {PREFIX}", field=TENSOR_FILE, value=name)
+    return name.removeprefix(PREFIX)
+
+
+def _finite(name: str, tensor: Tensor) -> Tensor:
+    if tensor.dtype == torch.int64:
+        return tensor
+    if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        raise InvalidInputError("F32, F16 or BF16 expected", field=f"{TENSOR_FILE}: {name}", value=tensor.dtype)
+    if not bool(torch.isfinite(tensor).all()):
+        fix = "train again with a lower learning rate"
+        raise InvalidInputError("holds NaN or infinity", field=f"{TENSOR_FILE}: {name}", fix=fix)
+    return tensor.float()
+
+
+def _readable(file: str, read: Callable[[], T]) -> T:
+    try:
+        return read()
+    except (SafetensorError, OSError) as error:
+        message = f"not a readable safetensors file: {error}"
+        raise InvalidInputError(message, field=file, fix="send the package again; the file is damaged") from error

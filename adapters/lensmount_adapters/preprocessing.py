@@ -1,0 +1,88 @@
+"""The one way from a picture to what the backbone sees, for training and serving alike.
+
+It follows timm's evaluation transform (`timm.data.create_transform`): resize the shorter
+side to size / crop_pct, crop the centre, scale to [0, 1], subtract the mean, divide by the
+deviation. Resizing is antialiased and rounds to uint8, as Pillow's does.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from lensmount.errors import InvalidInputError
+from lensmount_adapters.pictures import Pixels
+
+Triple = tuple[float, float, float]
+
+
+class Preprocessing(BaseModel):
+    """Sizes in pixels; mean and deviation per RGB channel on the scale [0, 1]."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    height: int = Field(ge=16, le=2048)
+    width: int = Field(ge=16, le=2048)
+    interpolation: Literal["bicubic", "bilinear"]
+    crop_pct: float = Field(gt=0, le=1)
+    crop_mode: Literal["center", "squash"]
+    mean: Triple
+    std: Triple
+
+    @classmethod
+    def from_timm(cls, config: dict[str, Any]) -> Preprocessing:
+        """Take over timm's data config (`timm.data.resolve_model_data_config`)."""
+        _, height, width = config["input_size"]
+        if config["interpolation"] not in ("bicubic", "bilinear"):
+            fix = "use a backbone with bicubic or bilinear preprocessing"
+            raise InvalidInputError("unsupported", field="interpolation", value=config["interpolation"], fix=fix)
+        return cls(
+            height=height,
+            width=width,
+            interpolation=config["interpolation"],
+            crop_pct=config["crop_pct"],
+            crop_mode="squash" if config["crop_mode"] == "squash" else "center",
+            mean=tuple(config["mean"]),
+            std=tuple(config["std"]),
+        )
+
+    def prepare(self, pixels: Pixels) -> Tensor:
+        """Resize and crop uint8 RGB (h, w, 3) to uint8 (3, `height`, `width`)."""
+        picture = torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0)
+        height, width = self._resized(pixels.shape[0], pixels.shape[1])
+        if (height, width) != tuple(picture.shape[2:]):
+            picture = F.interpolate(picture, (height, width), mode=self.interpolation, antialias=True)
+        return _center_crop(picture, self.height, self.width)[0].contiguous()
+
+    def normalize(self, batch: Tensor) -> Tensor:
+        """uint8 (rows, 3, height, width) to float32 of the same shape, as the backbone expects it."""
+        mean = torch.tensor(self.mean, device=batch.device).view(1, 3, 1, 1)
+        std = torch.tensor(self.std, device=batch.device).view(1, 3, 1, 1)
+        return batch.float().div_(255).sub_(mean).div_(std)
+
+    def _resized(self, height: int, width: int) -> tuple[int, int]:
+        target_height = math.floor(self.height / self.crop_pct)
+        target_width = math.floor(self.width / self.crop_pct)
+        if self.crop_mode == "squash":
+            return target_height, target_width
+        if self.height == self.width:
+            return _shorter_side(height, width, target_height)
+        ratio = max(target_height / height, target_width / width)
+        return round(height * ratio), round(width * ratio)
+
+
+def _shorter_side(height: int, width: int, size: int) -> tuple[int, int]:
+    if width <= height:
+        return int(size * height / width), size
+    return size, int(size * width / height)
+
+
+def _center_crop(picture: Tensor, height: int, width: int) -> Tensor:
+    top = max(round((picture.shape[2] - height) / 2), 0)
+    left = max(round((picture.shape[3] - width) / 2), 0)
+    return picture[:, :, top : top + height, left : left + width]

@@ -1,0 +1,1 @@
+"""From the tasks that frames want to logits, shared segments once."""

@@ -1,0 +1,54 @@
+"""LoRA inside a shared pass: each adapter's delta is added to its own rows, and to no others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from lensmount.errors import ServerError
+from lensmount_adapters.lora import LoraDelta
+
+
+@dataclass(frozen=True, eq=False)
+class RowDelta:
+    """One adapter's delta for one module, on rows `start` to `stop` of the pass."""
+
+    start: int
+    stop: int
+    delta: LoraDelta
+
+
+@contextmanager
+def added(model: nn.Module, deltas: Mapping[str, Sequence[RowDelta]], rows: int) -> Iterator[None]:
+    """While open, every module of `deltas` adds to the named rows of its output; `rows` are in the pass.
+
+    Raises ServerError when a module with a delta did not run: the answer would lack the edit.
+    """
+    ran: set[str] = set()
+    handles = [_hook(model.get_submodule(name), name, parts, rows, ran) for name, parts in deltas.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+    if missed := sorted(set(deltas) - ran):
+        raise ServerError("an edited module did not run in its segment", field="module", value=missed[0])
+
+
+def _hook(module: nn.Module, name: str, parts: Sequence[RowDelta], rows: int, ran: set[str]) -> RemovableHandle:
+    def add(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x: Tensor = inputs[0]
+        share, rest = divmod(x.shape[0], rows)
+        if rest:
+            raise ServerError("rows can not be told apart in this module", field="module", value=name)
+        for part in parts:
+            own = slice(part.start * share, part.stop * share)
+            output[own] += part.delta.of(module, x[own])
+        ran.add(name)
+
+    return module.register_forward_hook(add)
