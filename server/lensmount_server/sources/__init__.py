@@ -1,0 +1,1 @@
+"""Videos that the server pulls: added, supervised, reconnected, removed."""

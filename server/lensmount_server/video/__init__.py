@@ -1,0 +1,1 @@
+"""Video in: addresses, readers, decoders, and the mailbox that hands frames to asyncio."""
