@@ -1,1 +1,93 @@
-"""Multi-task inference on live video."""
+"""Multi-task inference on live video: the client.
+
+    with lensmount.Client("localhost:50051") as client:
+        for result in client.stream("clip.mp4", tasks=["defect"]):
+            print(result.frame_index, result.label, result.score)
+
+`AsyncClient` is the same for asyncio. Every error is a `LensmountError`.
+"""
+
+from importlib.metadata import version
+
+from lensmount.aio import AsyncClient
+from lensmount.aio_streams import AsyncStream, AsyncWatch
+from lensmount.client import Client
+from lensmount.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    DeadlineError,
+    IncompatibleError,
+    InvalidInputError,
+    LensmountError,
+    MissingExtraError,
+    NotFoundError,
+    ServerError,
+    TooLargeError,
+    UnavailableError,
+    UnimplementedError,
+)
+from lensmount.results import (
+    Adapter,
+    AdapterVersion,
+    AliasChange,
+    Backbone,
+    DropPolicy,
+    Drops,
+    EngineCounters,
+    GateCheck,
+    LabelScore,
+    Registration,
+    Result,
+    ServerInfo,
+    Source,
+    SourceState,
+    StreamStarted,
+    StreamSummary,
+    Timings,
+)
+from lensmount.streams import Stream, Watch
+from lensmount.tasks import TaskRef
+from lensmount.video import AccessUnit
+
+__version__ = version("lensmount")
+
+__all__ = [
+    "AccessUnit",
+    "Adapter",
+    "AdapterVersion",
+    "AliasChange",
+    "AlreadyExistsError",
+    "AsyncClient",
+    "AsyncStream",
+    "AsyncWatch",
+    "Backbone",
+    "Client",
+    "ConflictError",
+    "DeadlineError",
+    "DropPolicy",
+    "Drops",
+    "EngineCounters",
+    "GateCheck",
+    "IncompatibleError",
+    "InvalidInputError",
+    "LabelScore",
+    "LensmountError",
+    "MissingExtraError",
+    "NotFoundError",
+    "Registration",
+    "Result",
+    "ServerError",
+    "ServerInfo",
+    "Source",
+    "SourceState",
+    "Stream",
+    "StreamStarted",
+    "StreamSummary",
+    "TaskRef",
+    "Timings",
+    "TooLargeError",
+    "UnavailableError",
+    "UnimplementedError",
+    "Watch",
+    "__version__",
+]

@@ -11,6 +11,7 @@ in the client as the same class with the same three facts.
      ├─ NotFoundError        NOT_FOUND            no such task, version or source
      ├─ AlreadyExistsError   ALREADY_EXISTS       the name is taken
      ├─ IncompatibleError    FAILED_PRECONDITION  valid, but not for this server
+     │   └─ MissingExtraError                     needs an extra that is not installed
      ├─ ConflictError        ABORTED              somebody else was first
      ├─ DeadlineError        DEADLINE_EXCEEDED    it took too long
      ├─ UnavailableError     UNAVAILABLE          no server there, or it is stopping
@@ -74,6 +75,10 @@ class IncompatibleError(LensmountError):
     """Valid by itself, but not for this server: another backbone, a failed golden check."""
 
     code = grpc.StatusCode.FAILED_PRECONDITION
+
+
+class MissingExtraError(IncompatibleError):
+    """Needs an extra of the distribution that is not installed; the fix is the pip command."""
 
 
 class ConflictError(LensmountError):

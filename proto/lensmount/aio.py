@@ -1,0 +1,178 @@
+"""The asyncio client: the calls of `lensmount.client`, awaited."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Self, TypeVar
+
+import grpc
+import grpc.aio
+
+from lensmount import calls, convert, results
+from lensmount.aio_calls import answer, in_thread, send
+from lensmount.aio_streams import AsyncStream, AsyncWatch, StreamCall
+from lensmount.archive import Progress, open_archive, upload_messages
+from lensmount.calls import Unary
+from lensmount.channel import CHANNEL_OPTIONS, DEFAULT_ADDRESS
+from lensmount.errors import DeadlineError
+from lensmount.feed import Item, Packer, items, stream_config
+from lensmount.pictures import Picture
+from lensmount.tasks import TaskRef, Tasks
+from lensmount.v1.adapters_pb2_grpc import AdapterServiceStub
+from lensmount.v1.inference_pb2_grpc import InferenceServiceStub
+from lensmount.v1.sources_pb2_grpc import SourceServiceStub
+
+AnswerT = TypeVar("AnswerT")
+
+
+class AsyncClient:
+    """A connection to a lensmount server for asyncio; use it in an `async with` block, or close it.
+
+    The methods, their arguments and their errors are those of `lensmount.Client`. It belongs
+    to the event loop of its first call.
+    """
+
+    def __init__(self, address: str = DEFAULT_ADDRESS, *, timeout: float | None = 60.0) -> None:
+        self.address = address
+        self._timeout = timeout
+        self._open_channel: grpc.aio.Channel | None = None
+        self._closed = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection; streams still open end."""
+        self._closed = True
+        if self._open_channel is not None:
+            await self._open_channel.close()
+
+    async def infer(self, image: Picture, tasks: Tasks) -> list[results.Result]:
+        """One picture, one result per task in the order asked."""
+        return await self._unary(await asyncio.to_thread(calls.infer, image, tasks))
+
+    def stream(
+        self,
+        frames_or_path: str | os.PathLike[str] | Iterable[Item] | AsyncIterable[Item],
+        tasks: Tasks,
+        *,
+        name: str = "",
+        drop_policy: str = "every_frame",
+        realtime: bool = False,
+        with_jpeg: bool = False,
+        fps: float = 25.0,
+    ) -> AsyncStream:
+        """Push a video; iterate over the `AsyncStream` for its results.
+
+        The iterable may also be an asynchronous one; any other is read in worker threads.
+        """
+        config = stream_config(tasks, name=name, drop_policy=drop_policy, with_jpeg=with_jpeg)
+        packer = Packer(config, fps)
+        video = frames_or_path if isinstance(frames_or_path, AsyncIterable) else in_thread(items(frames_or_path, fps))
+        return AsyncStream(self._open_stream, video, packer, realtime=realtime, address=self.address)
+
+    async def register(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        alias: str | None = None,
+        timeout: float | None = 600.0,  # noqa: ASYNC109 - a gRPC deadline, which the server is told
+        progress: Progress | None = None,
+    ) -> results.Registration:
+        """Upload an adapter package, a folder or a .zip of one; the server checks it to the last logit."""
+        with ExitStack() as stack:
+            archive = await asyncio.to_thread(stack.enter_context, open_archive(path))
+            call = AdapterServiceStub(self._channel).RegisterAdapter(timeout=timeout)
+            await send(call, in_thread(upload_messages(archive, alias, progress)))
+            return convert.registration(await answer(call, self.address))
+
+    async def adapters(self, task: str = "") -> AsyncIterator[results.Adapter]:
+        """Registered versions, newest first, of one task or of all; pages are fetched as needed."""
+        token: str | None = ""
+        while token is not None:
+            page, next_token = await self._unary(calls.adapters(task, token))
+            for adapter in page:
+                yield adapter
+            token = next_token or None
+
+    async def adapter(self, ref: str | TaskRef) -> results.Adapter:
+        """The version that `defect`, `defect@canary` or `defect:3` stands for now."""
+        return await self._unary(calls.adapter(ref))
+
+    async def set_alias(
+        self, task: str, version: int, alias: str = "live", expected_version: int | None = None
+    ) -> results.AliasChange:
+        """Point an alias at a version, between two batches of running streams."""
+        return await self._unary(calls.set_alias(task, version, alias, expected_version))
+
+    async def rollback(self, task: str, alias: str = "live") -> results.AliasChange:
+        """Point an alias back at the version before."""
+        return await self._unary(calls.rollback(task, alias))
+
+    async def add_source(
+        self, name: str, url: str, tasks: Tasks, *, loop: bool = False, drop_policy: str = "newest"
+    ) -> results.Source:
+        """Have the server pull a video: rtsp://…, rtsps://… or the path of a file on the server."""
+        return await self._unary(calls.add_source(name, url, tasks, loop=loop, drop_policy=drop_policy))
+
+    async def remove_source(self, name: str) -> None:
+        """Stop pulling a source and forget it."""
+        await self._unary(calls.remove_source(name))
+
+    async def sources(self) -> list[results.Source]:
+        """All sources with their states."""
+        return await self._unary(calls.sources())
+
+    async def source(self, name: str) -> results.Source:
+        """One source with its state."""
+        return await self._unary(calls.source(name))
+
+    def watch(
+        self,
+        sources: Iterable[str] = (),
+        tasks: Iterable[str] = (),
+        *,
+        with_jpeg: bool = False,
+        queue_size: int = 0,
+    ) -> AsyncWatch:
+        """Results of these sources and tasks (all when empty), and sources whose state changed."""
+        request = calls.watch_request(sources, tasks, with_jpeg=with_jpeg, queue_size=queue_size)
+        return AsyncWatch(lambda: SourceServiceStub(self._channel).WatchResults(request), self.address)
+
+    async def info(self) -> results.ServerInfo:
+        """What the server runs on, and how much it has run."""
+        return await self._unary(calls.info())
+
+    async def wait_ready(self, timeout: float = 30.0) -> results.ServerInfo:  # noqa: ASYNC109 - as above
+        """Wait until a server answers, for so many seconds; UnavailableError when none does."""
+        try:
+            return await self._unary(calls.info(), limit_s=timeout, wait_for_ready=True)
+        except DeadlineError as error:
+            raise calls.not_ready(self.address, timeout) from error
+
+    @property
+    def _channel(self) -> grpc.aio.Channel:
+        if self._closed:
+            raise calls.closed()
+        if self._open_channel is None:
+            self._open_channel = grpc.aio.insecure_channel(self.address, options=CHANNEL_OPTIONS)
+        return self._open_channel
+
+    def _open_stream(self) -> StreamCall:
+        return InferenceServiceStub(self._channel).StreamInfer()
+
+    async def _unary(
+        self, call: Unary[AnswerT], *, limit_s: float | None = None, wait_for_ready: bool | None = None
+    ) -> AnswerT:
+        method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(call.path)
+        pending = method(call.payload, timeout=limit_s or self._timeout, wait_for_ready=wait_for_ready)
+        return call.parse(await answer(pending, self.address))

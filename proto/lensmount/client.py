@@ -1,0 +1,196 @@
+"""The blocking client."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import Self, TypeVar
+
+import grpc
+
+from lensmount import calls, convert, results
+from lensmount.archive import Progress, open_archive, upload_messages
+from lensmount.calls import Unary
+from lensmount.channel import CHANNEL_OPTIONS, DEFAULT_ADDRESS
+from lensmount.errors import DeadlineError
+from lensmount.feed import Item, Packer, items, stream_config
+from lensmount.pictures import Picture
+from lensmount.status import from_rpc_error
+from lensmount.streams import Guarded, Stream, Watch
+from lensmount.tasks import TaskRef, Tasks
+from lensmount.v1.adapters_pb2_grpc import AdapterServiceStub
+from lensmount.v1.inference_pb2_grpc import InferenceServiceStub
+from lensmount.v1.sources_pb2_grpc import SourceServiceStub
+
+AnswerT = TypeVar("AnswerT")
+
+
+class Client:
+    """A connection to a lensmount server; use it in a `with` block, or close it.
+
+    It connects with the first call, from any number of threads. `timeout` is the limit of
+    each call but streams, in seconds; None waits for ever. Every method raises a
+    `LensmountError`: the server's own, or what the connection says.
+
+    A task is written `defect`, `defect@canary` (an alias) or `defect:3` (a pinned version).
+    """
+
+    def __init__(self, address: str = DEFAULT_ADDRESS, *, timeout: float | None = 60.0) -> None:
+        self.address = address
+        self._timeout = timeout
+        self._open_channel: grpc.Channel | None = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; streams still open end."""
+        if self._open_channel is not None:
+            self._open_channel.close()
+        self._open_channel = None
+
+    def infer(self, image: Picture, tasks: Tasks) -> list[results.Result]:
+        """One picture, one result per task in the order asked.
+
+        `image` is a path, the bytes of a JPEG, PNG, WebP or BMP, or uint8 RGB of shape
+        (height, width, 3), which is sent as it is.
+        """
+        return self._unary(calls.infer(image, tasks))
+
+    def stream(
+        self,
+        frames_or_path: str | os.PathLike[str] | Iterable[Item],
+        tasks: Tasks,
+        *,
+        name: str = "",
+        drop_policy: str = "every_frame",
+        realtime: bool = False,
+        with_jpeg: bool = False,
+        fps: float = 25.0,
+    ) -> Stream:
+        """Push a video; iterate over the `Stream` for its results.
+
+        A path is a video file with H.264 or H.265, sent without transcoding (needs the extra
+        `video`). An iterable gives uint8 RGB arrays of shape (height, width, 3), JPEG bytes, or
+        `AccessUnit`s; it is read from another thread, and only as fast as the server takes it.
+        `realtime` sends at the video's own pace. `fps` is the nominal rate of what carries no
+        timestamps. `with_jpeg` returns each frame with its results.
+        """
+        config = stream_config(tasks, name=name, drop_policy=drop_policy, with_jpeg=with_jpeg)
+        open_call = InferenceServiceStub(self._channel).StreamInfer
+        packer = Packer(config, fps)
+        return Stream(open_call, items(frames_or_path, fps), packer, realtime=realtime, address=self.address)
+
+    def register(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        alias: str | None = None,
+        timeout: float | None = 600.0,
+        progress: Progress | None = None,
+    ) -> results.Registration:
+        """Upload an adapter package, a folder or a .zip of one; the server checks it to the last logit.
+
+        With `alias`, that alias points at the new version once every check passed. `progress`
+        is told the bytes sent and the bytes in all after each chunk.
+        """
+        upload = AdapterServiceStub(self._channel).RegisterAdapter
+        with open_archive(path) as archive:
+            messages = Guarded(upload_messages(archive, alias, progress))
+            try:
+                return convert.registration(upload(messages, timeout=timeout))
+            except grpc.RpcError as error:
+                raise messages.error or from_rpc_error(error, self.address) from error
+
+    def adapters(self, task: str = "") -> Iterator[results.Adapter]:
+        """Registered versions, newest first, of one task or of all; pages are fetched as needed."""
+        token: str | None = ""
+        while token is not None:
+            page, next_token = self._unary(calls.adapters(task, token))
+            yield from page
+            token = next_token or None
+
+    def adapter(self, ref: str | TaskRef) -> results.Adapter:
+        """The version that `defect`, `defect@canary` or `defect:3` stands for now."""
+        return self._unary(calls.adapter(ref))
+
+    def set_alias(
+        self, task: str, version: int, alias: str = "live", expected_version: int | None = None
+    ) -> results.AliasChange:
+        """Point an alias at a version, between two batches of running streams.
+
+        With `expected_version` it raises ConflictError unless the alias points there now.
+        """
+        return self._unary(calls.set_alias(task, version, alias, expected_version))
+
+    def rollback(self, task: str, alias: str = "live") -> results.AliasChange:
+        """Point an alias back at the version before."""
+        return self._unary(calls.rollback(task, alias))
+
+    def add_source(
+        self, name: str, url: str, tasks: Tasks, *, loop: bool = False, drop_policy: str = "newest"
+    ) -> results.Source:
+        """Have the server pull a video: rtsp://…, rtsps://… or the path of a file on the server."""
+        return self._unary(calls.add_source(name, url, tasks, loop=loop, drop_policy=drop_policy))
+
+    def remove_source(self, name: str) -> None:
+        """Stop pulling a source and forget it."""
+        self._unary(calls.remove_source(name))
+
+    def sources(self) -> list[results.Source]:
+        """All sources with their states."""
+        return self._unary(calls.sources())
+
+    def source(self, name: str) -> results.Source:
+        """One source with its state."""
+        return self._unary(calls.source(name))
+
+    def watch(
+        self,
+        sources: Iterable[str] = (),
+        tasks: Iterable[str] = (),
+        *,
+        with_jpeg: bool = False,
+        queue_size: int = 0,
+    ) -> Watch:
+        """Results of these sources and tasks (all when empty), and sources whose state changed.
+
+        A reader that is too slow loses its own oldest results, counted in `lost`; `queue_size`
+        results may wait for it (the server's default when 0).
+        """
+        request = calls.watch_request(sources, tasks, with_jpeg=with_jpeg, queue_size=queue_size)
+        open_call = SourceServiceStub(self._channel).WatchResults
+        return Watch(lambda: open_call(request), self.address)
+
+    def info(self) -> results.ServerInfo:
+        """What the server runs on, and how much it has run."""
+        return self._unary(calls.info())
+
+    def wait_ready(self, timeout: float = 30.0) -> results.ServerInfo:
+        """Wait until a server answers, for so many seconds; UnavailableError when none does."""
+        try:
+            return self._unary(calls.info(), timeout=timeout, wait_for_ready=True)
+        except DeadlineError as error:
+            raise calls.not_ready(self.address, timeout) from error
+
+    @property
+    def _channel(self) -> grpc.Channel:
+        if self._open_channel is None:
+            raise calls.closed()
+        return self._open_channel
+
+    def _unary(
+        self, call: Unary[AnswerT], *, timeout: float | None = None, wait_for_ready: bool | None = None
+    ) -> AnswerT:
+        method: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(call.path)
+        try:
+            answer = method(call.payload, timeout=timeout or self._timeout, wait_for_ready=wait_for_ready)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, self.address) from error
+        return call.parse(answer)

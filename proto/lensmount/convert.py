@@ -1,0 +1,155 @@
+"""From protobuf messages to `lensmount.results`; the only place that knows both."""
+
+from __future__ import annotations
+
+from lensmount import results
+from lensmount.tasks import TaskRef
+from lensmount.v1 import adapters_pb2, common_pb2, inference_pb2, sources_pb2
+
+_STATES = {
+    number: results.SourceState(name.removeprefix("SOURCE_STATE_").lower())
+    for name, number in sources_pb2.SourceState.items()
+}
+
+
+def adapter_version(message: common_pb2.AdapterVersion) -> results.AdapterVersion:
+    """An adapter version."""
+    return results.AdapterVersion(message.task, message.version, message.content_hash)
+
+
+def drops(message: common_pb2.Drops) -> results.Drops:
+    """Lost frames by reason."""
+    return results.Drops(
+        superseded=message.superseded,
+        late=message.late,
+        rate=message.rate,
+        decode=message.decode,
+        gate=message.gate,
+        subscriber=message.subscriber,
+        failed=message.failed,
+    )
+
+
+def result(message: common_pb2.Result) -> results.Result:
+    """One task's answer for one frame."""
+    return results.Result(
+        source=message.source,
+        frame_index=message.frame_index,
+        pts_ns=message.pts_ns,
+        capture_time_ns=message.capture_time_ns,
+        adapter=adapter_version(message.adapter),
+        scores=tuple(results.LabelScore(each.label, each.score) for each in message.scores),
+        labels=tuple(message.labels),
+        timings=_timings(message.timings),
+        dropped_before=drops(message.dropped_before),
+        reused=message.reused,
+        jpeg=message.jpeg,
+    )
+
+
+def infer_results(message: inference_pb2.InferResponse) -> list[results.Result]:
+    """One result per task, in the order asked."""
+    return [result(each) for each in message.results]
+
+
+def stream_started(message: inference_pb2.StreamStarted) -> results.StreamStarted:
+    """The first answer of a stream."""
+    return results.StreamStarted(message.name, tuple(adapter_version(each) for each in message.adapters))
+
+
+def stream_summary(message: inference_pb2.StreamSummary) -> results.StreamSummary:
+    """The last answer of a stream."""
+    return results.StreamSummary(message.received, message.decoded, message.answered, drops(message.dropped))
+
+
+def adapter(message: adapters_pb2.Adapter) -> results.Adapter:
+    """A registered version."""
+    return results.Adapter(
+        task=message.version.task,
+        version=message.version.version,
+        content_hash=message.version.content_hash,
+        aliases=tuple(message.aliases),
+        labels=tuple(message.labels),
+        multi_label=message.multi_label,
+        strategy=message.strategy,
+        fork=message.fork,
+        backbone=message.backbone,
+        backbone_fingerprint=message.backbone_fingerprint,
+        size_bytes=message.size_bytes,
+        registered_time_ns=message.registered_time_ns,
+        metrics=dict(message.metrics),
+    )
+
+
+def adapter_page(message: adapters_pb2.ListAdaptersResponse) -> tuple[list[results.Adapter], str]:
+    """A page of versions and the token of the next one; "" after the last."""
+    return [adapter(each) for each in message.adapters], message.next_page_token
+
+
+def registration(message: adapters_pb2.RegisterAdapterResponse) -> results.Registration:
+    """What became of an upload."""
+    checks = tuple(results.GateCheck(each.name, each.detail, each.duration_ms) for each in message.checks)
+    return results.Registration(adapter(message.adapter), checks, message.already_registered)
+
+
+def alias_change(message: adapters_pb2.SetAliasResponse) -> results.AliasChange:
+    """A promotion or a rollback."""
+    return results.AliasChange(
+        task=message.task,
+        alias=message.alias,
+        version=message.version,
+        previous_version=message.previous_version,
+        switch_ms=message.switch_ms,
+    )
+
+
+def source(message: sources_pb2.Source) -> results.Source:
+    """A source with its state."""
+    config = message.config
+    return results.Source(
+        name=config.name,
+        url=config.url,
+        tasks=tuple(_task_ref(each) for each in config.tasks),
+        drop_policy=_source_policy(config.drop_policy),
+        loop=config.loop,
+        state=_STATES.get(message.state, results.SourceState.UNSPECIFIED),
+        reason=message.reason,
+        decoded=message.decoded,
+        answered=message.answered,
+        dropped=drops(message.dropped),
+        fps=message.fps,
+        width=message.width,
+        height=message.height,
+    )
+
+
+def source_list(message: sources_pb2.ListSourcesResponse) -> list[results.Source]:
+    """All sources."""
+    return [source(each) for each in message.sources]
+
+
+def server_info(message: inference_pb2.ServerInfo) -> results.ServerInfo:
+    """What a server runs on."""
+    backbone, engine = message.backbone, message.engine
+    return results.ServerInfo(
+        version=message.version,
+        backbone=results.Backbone(backbone.name, backbone.fingerprint, tuple(backbone.segments)),
+        device=message.device,
+        precision=message.precision,
+        engine=results.EngineCounters(engine.batches, engine.frames, engine.rows, tuple(engine.segment_rows)),
+        max_message_bytes=message.max_message_bytes,
+        uptime_ms=message.uptime_ms,
+    )
+
+
+def _timings(message: common_pb2.Timings) -> results.Timings:
+    return results.Timings(message.decode_ms, message.queue_ms, message.inference_ms, message.total_ms)
+
+
+def _task_ref(message: common_pb2.TaskRef) -> TaskRef:
+    return TaskRef(message.task, message.alias or "live", message.version)
+
+
+def _source_policy(number: common_pb2.DropPolicy.ValueType) -> results.DropPolicy:
+    every = number == common_pb2.DROP_POLICY_EVERY_FRAME
+    return results.DropPolicy.EVERY_FRAME if every else results.DropPolicy.NEWEST

@@ -1,0 +1,249 @@
+"""What comes back from a server: frozen, without protobuf.
+
+Times are named as on the wire: `_ns` are nanoseconds since the Unix epoch (`pts_ns` since
+the stream's zero), `_ms` are durations in milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from enum import StrEnum
+
+from lensmount.tasks import TaskRef
+
+
+class DropPolicy(StrEnum):
+    """What happens to frames that come faster than they are answered."""
+
+    EVERY_FRAME = "every_frame"
+    NEWEST = "newest"
+
+
+class SourceState(StrEnum):
+    """Where a source stands; UNSPECIFIED when the server tells a state that this client does not know."""
+
+    UNSPECIFIED = "unspecified"
+    CONNECTING = "connecting"
+    LIVE = "live"
+    STALLED = "stalled"
+    RECONNECTING = "reconnecting"
+    PAUSED = "paused"
+    FAILED = "failed"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterVersion:
+    """One immutable adapter version; `content_hash` (64 hexadecimal digits) is its identity."""
+
+    task: str
+    version: int
+    content_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class LabelScore:
+    """A label and its probability in [0, 1]."""
+
+    label: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Where the time of one result went, in milliseconds; `inference_ms` is the whole batch."""
+
+    decode_ms: float = 0.0
+    queue_ms: float = 0.0
+    inference_ms: float = 0.0
+    total_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Drops:
+    """How many frames were lost, by reason."""
+
+    superseded: int = 0
+    late: int = 0
+    rate: int = 0
+    decode: int = 0
+    gate: int = 0
+    subscriber: int = 0
+    failed: int = 0
+
+    @property
+    def total(self) -> int:
+        """All reasons together."""
+        return sum(getattr(self, field.name) for field in fields(self))
+
+    def __add__(self, other: Drops) -> Drops:
+        return Drops(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The answer of one task for one frame.
+
+    `scores` holds every label in the task's own order; `labels` is the decision: the best
+    label, or for a multi-label task every label at or above its threshold. `dropped_before`
+    counts the frames lost since the previous result of this task; `jpeg` is the frame where
+    it was asked for, else empty.
+    """
+
+    source: str
+    frame_index: int
+    pts_ns: int
+    capture_time_ns: int
+    adapter: AdapterVersion
+    scores: tuple[LabelScore, ...]
+    labels: tuple[str, ...]
+    timings: Timings = Timings()
+    dropped_before: Drops = Drops()
+    reused: bool = False
+    jpeg: bytes = b""
+
+    @property
+    def task(self) -> str:
+        """The task that answered."""
+        return self.adapter.task
+
+    @property
+    def version(self) -> int:
+        """The number of the adapter version that answered."""
+        return self.adapter.version
+
+    @property
+    def label(self) -> str:
+        """The first label of the decision; "" when no label reached its threshold."""
+        return self.labels[0] if self.labels else ""
+
+    @property
+    def score(self) -> float:
+        """The score of `label`; 0.0 when there is none."""
+        return next((each.score for each in self.scores if each.label == self.label), 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamStarted:
+    """The server accepted a stream: the name it goes by and the versions that answer now."""
+
+    name: str
+    adapters: tuple[AdapterVersion, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSummary:
+    """The account of a stream: decoded = answered + dropped (`dropped.decode` apart, those were never frames)."""
+
+    received: int
+    decoded: int
+    answered: int
+    dropped: Drops
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A registered adapter version and what its package says of itself.
+
+    `fork` is the first segment that it edits; `metrics` were measured on the sealed test set.
+    """
+
+    task: str
+    version: int
+    content_hash: str
+    aliases: tuple[str, ...]
+    labels: tuple[str, ...]
+    multi_label: bool
+    strategy: str
+    fork: int
+    backbone: str
+    backbone_fingerprint: str
+    size_bytes: int
+    registered_time_ns: int
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class GateCheck:
+    """One check of the registration gate that was passed."""
+
+    name: str
+    detail: str
+    duration_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """What became of a package; `already_registered` when the same content was there before."""
+
+    adapter: Adapter
+    checks: tuple[GateCheck, ...]
+    already_registered: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AliasChange:
+    """An alias points at another version; `previous_version` is 0 when the alias is new."""
+
+    task: str
+    alias: str
+    version: int
+    previous_version: int
+    switch_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A video that the server pulls; `reason` says why it failed and what to do. `fps` is recent frames a second."""
+
+    name: str
+    url: str
+    tasks: tuple[TaskRef, ...]
+    drop_policy: DropPolicy
+    loop: bool
+    state: SourceState
+    reason: str
+    decoded: int
+    answered: int
+    dropped: Drops
+    fps: float
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
+class Backbone:
+    """The frozen model that all tasks of a server share; an adapter's fork is an index into `segments`."""
+
+    name: str
+    fingerprint: str
+    segments: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineCounters:
+    """What the engine has run since it started; a row is one (frame, adapter) pair."""
+
+    batches: int
+    frames: int
+    rows: int
+    segment_rows: tuple[int, ...]
+
+    @property
+    def trunk_passes_per_frame(self) -> float:
+        """Passes of the first segment a frame: 1.0 when every task shares it; 0.0 before the first frame."""
+        return self.segment_rows[0] / self.frames if self.frames and self.segment_rows else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """What a server runs on, and how much it has run."""
+
+    version: str
+    backbone: Backbone
+    device: str
+    precision: str
+    engine: EngineCounters
+    max_message_bytes: int
+    uptime_ms: int
