@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from lensmount.errors import InvalidInputError
 from lensmount_adapters.heads import HeadSpec
 from lensmount_adapters.preprocessing import Preprocessing
 
+T = TypeVar("T")
+
 SCHEMA_VERSION = 1
 
 TaskName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Label = Annotated[str, StringConstraints(min_length=1, max_length=100)]
+Probability = Annotated[float, Field(ge=0, le=1)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -60,20 +71,28 @@ class Manifest(_Frozen):
     fork: int = Field(ge=0)
     backbone: BackboneRef
     preprocessing: Preprocessing
-    temperature: float = Field(default=1.0, gt=0)
-    thresholds: list[float] = []
+    temperature: float = Field(default=1.0, ge=1e-3, le=1e3)
+    thresholds: list[Probability] = []
     metrics: dict[str, float] = {}
     provenance: Provenance
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if len(set(self.labels)) != len(self.labels):
-            raise ValueError("labels: every label once")
-        if len({edit.segment for edit in self.edits}) != len(self.edits):
-            raise ValueError("edits: every segment once")
-        if self.thresholds and len(self.thresholds) != len(self.labels):
-            raise ValueError("thresholds: one for each label, or none")
-        return self
+    @field_validator("labels")
+    @classmethod
+    def _every_label_once(cls, labels: list[str]) -> list[str]:
+        return _distinct("label", labels, labels)
+
+    @field_validator("edits")
+    @classmethod
+    def _every_segment_once(cls, edits: list[Edit]) -> list[Edit]:
+        return _distinct("segment", edits, [edit.segment for edit in edits])
+
+    @field_validator("thresholds")
+    @classmethod
+    def _one_for_each_label(cls, thresholds: list[float], info: ValidationInfo) -> list[float]:
+        labels = info.data.get("labels", thresholds)
+        if thresholds and len(thresholds) != len(labels):
+            raise ValueError(f"{len(thresholds)} given; one for each of the {len(labels)} labels, or none")
+        return thresholds
 
 
 def parse_manifest(text: str | bytes) -> Manifest:
@@ -90,9 +109,17 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def invalid(file: str, error: ValidationError) -> InvalidInputError:
-    """The first complaint of pydantic as an error of ours."""
+    """The first complaint of pydantic as an error of ours; the value is named where it is a plain one."""
     first = error.errors(include_url=False)[0]
     path = ".".join(str(part) for part in first["loc"])
     fix = "write the package with `lensmount train`, or see docs/adapter-package.md"
     field = f"{file}: {path}" if path else file
-    return InvalidInputError(first["msg"], field=field, value=first["input"], fix=fix)
+    value = first["input"] if isinstance(first["input"], str | int | float) else ""
+    return InvalidInputError(first["msg"].removeprefix("Value error, "), field=field, value=value, fix=fix)
+
+
+def _distinct(what: str, items: list[T], names: list[str]) -> list[T]:
+    again = next((name for index, name in enumerate(names) if name in names[:index]), None)
+    if again is not None:
+        raise ValueError(f"{what} {again} is given twice")
+    return items

@@ -28,7 +28,7 @@ def decode_picture(data: bytes, *, field: str = "picture") -> Pixels:
     fix = f"send one whole {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file"
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.filterwarnings("ignore", module="PIL")
             with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
                 check_sides(picture.width, picture.height, field=field)
                 return _rgb(picture)
@@ -36,7 +36,8 @@ def decode_picture(data: bytes, *, field: str = "picture") -> Pixels:
         value = f"{len(data)} bytes starting {data[:8].hex(' ') or 'nowhere'}"
         raise InvalidInputError("the data is not a picture", field=field, value=value, fix=fix) from error
     except Image.DecompressionBombError as error:
-        raise TooLargeError(str(error), field=field, fix=f"send at most {MAX_PIXELS:,} pixels") from error
+        value = f"{len(data)} bytes"
+        raise TooLargeError(str(error), field=field, value=value, fix=f"send at most {MAX_PIXELS:,} pixels") from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         message = f"the picture is damaged: {error}"
         raise InvalidInputError(message, field=field, value=f"{len(data)} bytes", fix=fix) from error

@@ -8,53 +8,61 @@ deviation. Resizing is antialiased and rounds to uint8, as Pillow's does.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 from torch.nn import functional as F
 
 from lensmount.errors import InvalidInputError
-from lensmount_adapters.pictures import Pixels
+from lensmount_adapters.pictures import MAX_PIXELS, Pixels
 
 Triple = tuple[float, float, float]
+Deviation = Annotated[float, Field(gt=0)]
 
 
 class Preprocessing(BaseModel):
     """Sizes in pixels; mean and deviation per RGB channel on the scale [0, 1]."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    height: int = Field(ge=16, le=2048)
-    width: int = Field(ge=16, le=2048)
+    height: int = Field(ge=32, le=1024)
+    width: int = Field(ge=32, le=1024)
     interpolation: Literal["bicubic", "bilinear"]
-    crop_pct: float = Field(gt=0, le=1)
+    crop_pct: float = Field(ge=0.25, le=1)
     crop_mode: Literal["center", "squash"]
     mean: Triple
-    std: Triple
+    std: tuple[Deviation, Deviation, Deviation]
 
     @classmethod
     def from_timm(cls, config: dict[str, Any]) -> Preprocessing:
-        """Take over timm's data config (`timm.data.resolve_model_data_config`)."""
+        """Take over timm's data config (`timm.data.resolve_model_data_config`).
+
+        Raises InvalidInputError for an interpolation, crop or size that is not followed here.
+        """
         _, height, width = config["input_size"]
-        if config["interpolation"] not in ("bicubic", "bilinear"):
-            fix = "use a backbone with bicubic or bilinear preprocessing"
-            raise InvalidInputError("unsupported", field="interpolation", value=config["interpolation"], fix=fix)
-        return cls(
-            height=height,
-            width=width,
-            interpolation=config["interpolation"],
-            crop_pct=config["crop_pct"],
-            crop_mode="squash" if config["crop_mode"] == "squash" else "center",
-            mean=tuple(config["mean"]),
-            std=tuple(config["std"]),
-        )
+        own = {name: config[name] for name in ("interpolation", "crop_pct", "crop_mode", "mean", "std")}
+        try:
+            return cls(height=height, width=width, **own)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            field = f"preprocessing.{first['loc'][0]}"
+            fix = "use a backbone with another preprocessing; this one can not be followed"
+            raise InvalidInputError(first["msg"], field=field, value=first["input"], fix=fix) from error
 
     def prepare(self, pixels: Pixels) -> Tensor:
-        """Resize and crop uint8 RGB (h, w, 3) to uint8 (3, `height`, `width`)."""
-        picture = torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0)
+        """Resize and crop uint8 RGB (h, w, 3) to uint8 (3, `height`, `width`).
+
+        Raises InvalidInputError for a strip so narrow that it can not be resized in reasonable memory.
+        """
         height, width = self._resized(pixels.shape[0], pixels.shape[1])
+        if height * width > MAX_PIXELS:
+            value, fix = f"{pixels.shape[1]}x{pixels.shape[0]}", "crop it first, to sides that differ less"
+            raise InvalidInputError("the picture is too narrow", field="picture", value=value, fix=fix)
+        writable = np.require(pixels, requirements=["C", "W"])
+        picture = torch.from_numpy(writable).permute(2, 0, 1).unsqueeze(0)
         if (height, width) != tuple(picture.shape[2:]):
             picture = F.interpolate(picture, (height, width), mode=self.interpolation, antialias=True)
         return _center_crop(picture, self.height, self.width)[0].contiguous()

@@ -116,7 +116,7 @@ def _run_together(segment: Segment, index: int, rows: Sequence[tuple[Span, Tenso
             deltas.setdefault(name, []).append(RowDelta(start, start + len(span.frames), delta))
     with added(segment.model, deltas, x.shape[0]):
         y = segment(x)
-    return list(zip(spans, y.split(sizes), strict=True))
+    return list(zip(spans, torch.split(y, sizes), strict=True))
 
 
 def _starts(sizes: Sequence[int]) -> list[int]:

@@ -1,0 +1,120 @@
+"""The server put together: backbone, engine, registry, sources and the gRPC services on one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import grpc
+import torch
+from grpc_health.v1 import health, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from lensmount.errors import UnavailableError
+from lensmount.v1 import (
+    adapters_pb2,
+    adapters_pb2_grpc,
+    inference_pb2,
+    inference_pb2_grpc,
+    sources_pb2,
+    sources_pb2_grpc,
+)  # fmt: skip
+from lensmount_adapters.backbones import Backbone, load_backbone
+from lensmount_server.catalog import Catalog
+from lensmount_server.config import ServeConfig
+from lensmount_server.engine.runtime import Engine
+from lensmount_server.hub import Hub
+from lensmount_server.mounts import Mounts
+from lensmount_server.registry import Registry
+from lensmount_server.scheduler import Scheduler
+from lensmount_server.services.adapters import AdapterService
+from lensmount_server.services.errors import TRANSPORT_BYTES, ErrorInterceptor
+from lensmount_server.services.inference import InferenceService
+from lensmount_server.services.sources import SourceService
+from lensmount_server.sources.manager import SourceManager
+
+log = logging.getLogger(__name__)
+
+GRACE_S = 5.0
+
+OPTIONS = [
+    ("grpc.max_receive_message_length", TRANSPORT_BYTES),
+    ("grpc.max_send_message_length", TRANSPORT_BYTES),
+    # Two servers on one port would share its clients in silence.
+    ("grpc.so_reuseport", 0),
+]
+
+SERVICES = [
+    *(service.full_name for service in inference_pb2.DESCRIPTOR.services_by_name.values()),
+    *(service.full_name for service in adapters_pb2.DESCRIPTOR.services_by_name.values()),
+    *(service.full_name for service in sources_pb2.DESCRIPTOR.services_by_name.values()),
+    health.SERVICE_NAME,
+    reflection.SERVICE_NAME,
+]
+
+
+async def serve(config: ServeConfig, on_ready: Callable[[str, Backbone], None]) -> None:
+    """Serve until SIGINT or SIGTERM; `on_ready` is called with the address that was bound.
+
+    Raises InvalidInputError or UnavailableError when the server can not start.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    async with running(config) as (address, backbone):
+        on_ready(address, backbone)
+        await stop.wait()
+        log.info("stopping")
+
+
+@asynccontextmanager
+async def running(config: ServeConfig) -> AsyncIterator[tuple[str, Backbone]]:
+    """A server that runs while the context is open; gives the address that was bound."""
+    host, port = config.host_port
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    async with AsyncExitStack() as stack:
+        registry = Registry(config.data_dir)
+        stack.callback(registry.close)
+        backbone = await asyncio.to_thread(load_backbone, config.backbone, config.weights)
+        mounts = Mounts()
+        scheduler = Scheduler(Engine(backbone), mounts)
+        stack.push_async_callback(scheduler.close)
+        catalog = Catalog(registry, mounts, scheduler)
+        await catalog.load_aliases()
+        hub = Hub()
+        sources = SourceManager(catalog, hub)
+        stack.push_async_callback(sources.close)
+        server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=OPTIONS)
+        _add_services(server, catalog, scheduler, sources, hub)
+        bound = _bind(server, host, port)
+        await server.start()
+        stack.push_async_callback(server.stop, GRACE_S)
+        stack.callback(hub.close)
+        yield f"{host}:{bound}", backbone
+
+
+def _add_services(
+    server: grpc.aio.Server, catalog: Catalog, scheduler: Scheduler, sources: SourceManager, hub: Hub
+) -> None:
+    inference_pb2_grpc.add_InferenceServiceServicer_to_server(InferenceService(catalog, scheduler.engine), server)
+    adapters_pb2_grpc.add_AdapterServiceServicer_to_server(AdapterService(catalog), server)
+    sources_pb2_grpc.add_SourceServiceServicer_to_server(SourceService(catalog, sources, hub), server)
+    healthy = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
+    reflection.enable_server_reflection(SERVICES, server)
+
+
+def _bind(server: grpc.aio.Server, host: str, port: int) -> int:
+    fix = "give --address another port; 127.0.0.1:0 takes a free one"
+    try:
+        bound = server.add_insecure_port(f"{host}:{port}")
+    except RuntimeError as error:
+        raise UnavailableError(f"can not listen: {error}", field="address", value=f"{host}:{port}", fix=fix) from error
+    if not bound:
+        raise UnavailableError("can not listen", field="address", value=f"{host}:{port}", fix=fix)
+    return bound

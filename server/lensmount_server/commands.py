@@ -1,0 +1,107 @@
+"""`lensmount serve` and `lensmount doctor`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
+
+from lensmount_adapters.backbones import Backbone
+from lensmount_server.app import serve as run_server
+from lensmount_server.config import DEFAULT_ADDRESS, DEFAULT_BACKBONE, ServeConfig, default_data_dir
+from lensmount_server.doctor import examine
+
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+
+
+def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that describe a server; `serve` runs it, `doctor` looks whether it would run."""
+    options = [
+        click.option(
+            "--address", default=DEFAULT_ADDRESS, show_default=True, help="Where to listen; port 0: a free one."
+        ),
+        click.option(
+            "--backbone", default=DEFAULT_BACKBONE, show_default=True, help="timm's name of the shared model."
+        ),
+        click.option("--weights", type=click.Path(path_type=Path, dir_okay=False), help="Its weights (safetensors)."),
+        click.option(
+            "--data-dir",
+            type=click.Path(path_type=Path, file_okay=False),
+            default=default_data_dir,
+            envvar="LENSMOUNT_DATA_DIR",
+            show_default="your data folder",
+            help="Registry and packages.",
+        ),
+        click.option("--json", "as_json", is_flag=True, help="For machines: one JSON object a line."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.command()
+@server_options
+@click.option("--threads", type=click.IntRange(0, 1024), default=0, help="Computing threads; 0: as torch chooses.")
+def serve(address: str, backbone: str, weights: Path | None, data_dir: Path, as_json: bool, threads: int) -> None:
+    r"""Run the server until Ctrl-C.
+
+    One backbone is loaded once; adapters are registered and swapped while it runs:
+
+    \b
+        lensmount serve
+        lensmount register runs/defect --alias live
+        lensmount stream line.mp4 --task defect
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=Console(stderr=True))])
+    config = ServeConfig(data_dir, address, backbone, weights, threads)
+    asyncio.run(run_server(config, _announce_json if as_json else _announce))
+
+
+@click.command()
+@server_options
+def doctor(address: str, backbone: str, weights: Path | None, data_dir: Path, as_json: bool) -> None:
+    """Check that this machine can serve: versions, device, weights, FFmpeg, folders, port.
+
+    Exits with 1 when something must be mended first, and says how.
+    """
+    findings = list(examine(ServeConfig(data_dir, address, backbone, weights)))
+    ready = all(finding.ok for finding in findings)
+    if as_json:
+        click.echo(json.dumps({"ready": ready, "findings": [asdict(finding) for finding in findings]}))
+    else:
+        Console().print(_table(findings))
+    if not ready:
+        raise SystemExit(1)
+
+
+def _table(findings: list[Any]) -> Table:
+    table = Table("", "what", "found", "fix")
+    for finding in findings:
+        mark = "[green]ok[/]" if finding.ok else "[red]no[/]"
+        table.add_row(mark, finding.name, finding.detail, "" if finding.ok else finding.fix)
+    return table
+
+
+def _announce(address: str, backbone: Backbone) -> None:
+    console = Console()
+    segments = (
+        f"{len(backbone.segments)} segments" if backbone.shared else "unknown family: tasks with edits run unshared"
+    )
+    console.print(f"[bold]lensmount[/] serves [bold]{backbone.name}[/] ({segments}) on [bold]{address}[/]")
+    if address.rpartition(":")[0] not in LOOPBACK:
+        console.print("[yellow]There is no authentication yet: everybody who reaches this address can use it.[/]")
+    console.print("Register an adapter: lensmount register FOLDER --alias live")
+
+
+def _announce_json(address: str, backbone: Backbone) -> None:
+    facts = {"event": "listening", "address": address, "backbone": backbone.name, "fingerprint": backbone.fingerprint}
+    click.echo(json.dumps(facts))

@@ -1,0 +1,38 @@
+"""What `lensmount serve` is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from lensmount.errors import InvalidInputError
+
+DEFAULT_ADDRESS = "127.0.0.1:50051"
+DEFAULT_BACKBONE = "tf_efficientnet_lite0"
+
+
+def default_data_dir() -> Path:
+    """The data directory of a user who names none."""
+    return platformdirs.user_data_path("lensmount")
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """`threads` 0 leaves the number of computing threads to torch; port 0 takes a free one."""
+
+    data_dir: Path
+    address: str = DEFAULT_ADDRESS
+    backbone: str = DEFAULT_BACKBONE
+    weights: Path | None = None
+    threads: int = 0
+
+    @property
+    def host_port(self) -> tuple[str, int]:
+        """The address in two parts; raises InvalidInputError."""
+        host, _, port = self.address.rpartition(":")
+        if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+            fix = "give HOST:PORT, for example 127.0.0.1:50051"
+            raise InvalidInputError("not an address", field="address", value=self.address, fix=fix)
+        return host, int(port)

@@ -1,0 +1,119 @@
+"""Is this machine ready to serve? One line for each thing that must be right, with its fix."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+import av
+import torch
+
+from lensmount.errors import InvalidInputError
+from lensmount_adapters.backbones.backbone import create_model
+from lensmount_adapters.backbones.weights import find_weights
+from lensmount_server.config import ServeConfig
+from lensmount_server.engine.runtime import Engine
+
+PACKAGES = ("lensmount", "torch", "timm", "peft", "av", "opencv-python-headless", "grpcio", "protobuf", "safetensors")
+TRAINING_ONLY = ("peft",)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at; `fix` says what to do where it is not `ok`."""
+
+    name: str
+    ok: bool
+    detail: str
+    fix: str = ""
+
+
+def examine(config: ServeConfig) -> Iterator[Finding]:
+    """Look at everything that `lensmount serve` with this config needs."""
+    yield _python()
+    yield from map(_package, PACKAGES)
+    yield _device()
+    yield _precision()
+    yield _weights(config)
+    yield _decoder("h264", "decode H.264 streams")
+    yield _decoder("hevc", "decode H.265 streams")
+    yield _encoder()
+    yield _data_dir(config)
+    yield _port(config)
+
+
+def _python() -> Finding:
+    found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    return Finding("python", sys.version_info >= (3, 11), found, "install Python 3.11 or newer")
+
+
+def _package(name: str) -> Finding:
+    try:
+        return Finding(name, ok=True, detail=version(name))
+    except PackageNotFoundError:
+        extra = "training" if name in TRAINING_ONLY else "server"
+        return Finding(name, ok=False, detail="not installed", fix=f"pip install 'lensmount[{extra}]'")
+
+
+def _device() -> Finding:
+    cores = len(os.sched_getaffinity(0))
+    threads = f"{torch.get_num_threads()} computing threads on {cores} cores"
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    unused = f"; not used yet: {', '.join(gpus)}" if gpus else "; no GPU"
+    return Finding("device", ok=True, detail=f"cpu, {threads}{unused}")
+
+
+def _precision() -> Finding:
+    why = "the trainer's own precision: the golden check can hold served logits against it to 1e-3"
+    return Finding("precision", ok=True, detail=f"{Engine.precision}: {why}")
+
+
+def _weights(config: ServeConfig) -> Finding:
+    name = f"weights of {config.backbone}"
+    try:
+        create_model(config.backbone)
+    except InvalidInputError as error:
+        return Finding(name, ok=False, detail=error.message, fix=error.fix)
+    path = config.weights or find_weights(config.backbone)
+    if path is None:
+        detail = "not on this machine; the first start downloads them from timm's hub"
+        fix = f"start once with a network, give --weights FILE, or use --backbone {ServeConfig.backbone}"
+        return Finding(name, ok=False, detail=detail, fix=fix)
+    return Finding(name, path.is_file(), str(path), "give --weights an existing safetensors file")
+
+
+def _decoder(codec: str, purpose: str) -> Finding:
+    there = codec in av.codecs_available
+    return Finding(f"FFmpeg {codec}", there, purpose, "install PyAV from its wheel: pip install --force-reinstall av")
+
+
+def _encoder() -> Finding:
+    there = "libx264" in av.codecs_available
+    fix = "install PyAV from its wheel: pip install --force-reinstall av"
+    return Finding("FFmpeg libx264", there, "write annotated videos", fix)
+
+
+def _data_dir(config: ServeConfig) -> Finding:
+    folder = config.data_dir
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    writable = existing.is_dir() and os.access(existing, os.W_OK)
+    return Finding("data directory", writable, str(folder), "give --data-dir a folder that you may write")
+
+
+def _port(config: ServeConfig) -> Finding:
+    try:
+        host, port = config.host_port
+    except InvalidInputError as error:
+        return Finding("address", ok=False, detail=error.message, fix=error.fix)
+    with socket.socket() as probe:
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            fix = "stop what listens there, or give --address another port"
+            return Finding("address", ok=False, detail=f"{config.address}: {error.strerror}", fix=fix)
+    return Finding("address", ok=True, detail=f"{config.address} is free")

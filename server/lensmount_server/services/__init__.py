@@ -1,0 +1,1 @@
+"""The gRPC services: translate, call, translate back."""

@@ -1,0 +1,110 @@
+"""Between protobuf messages and the server's own types; nothing else happens here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+
+from lensmount.errors import InvalidInputError
+from lensmount.v1 import adapters_pb2, common_pb2
+from lensmount_server.catalog import Promotion, Registration
+from lensmount_server.frames import Answer, VersionId, Want
+from lensmount_server.registry import Record
+from lensmount_server.streams import DropPolicy, Drops, StreamResult
+
+MAX_TASKS = 64
+
+POLICIES = {
+    common_pb2.DROP_POLICY_EVERY_FRAME: DropPolicy.EVERY_FRAME,
+    common_pb2.DROP_POLICY_NEWEST: DropPolicy.NEWEST,
+}
+
+
+def wants(tasks: Iterable[common_pb2.TaskRef]) -> tuple[Want, ...]:
+    """The tasks of a request; raises InvalidInputError when there is none, too many, or one twice."""
+    asked = tuple(want(task) for task in tasks)
+    fix = f"name 1 to {MAX_TASKS} tasks, each once; `lensmount adapters list` shows what there is"
+    if not 1 <= len(asked) <= MAX_TASKS:
+        raise InvalidInputError("the request names no task it could answer", field="tasks", value=len(asked), fix=fix)
+    if len(set(asked)) != len(asked):
+        twice = next(each for each in asked if asked.count(each) > 1)
+        raise InvalidInputError("the same task twice", field="tasks", value=twice.task, fix=fix)
+    return asked
+
+
+def want(task: common_pb2.TaskRef) -> Want:
+    """One task reference with its defaults filled in; raises InvalidInputError without a task."""
+    if not task.task:
+        raise InvalidInputError("a task without a name", field="tasks", fix="give every task its name")
+    return Want(task.task, task.alias or "live", task.version)
+
+
+def version_id(version: VersionId) -> common_pb2.AdapterVersion:
+    """An adapter version."""
+    return common_pb2.AdapterVersion(task=version.task, version=version.version, content_hash=version.content_hash)
+
+
+def drops(lost: Drops) -> common_pb2.Drops:
+    """Lost frames by reason."""
+    return common_pb2.Drops(**asdict(lost))
+
+
+def answer(given: Answer) -> common_pb2.Result:
+    """An answer as a result, without the stream's facts."""
+    pairs = zip(given.labels, given.scores, strict=True)
+    return common_pb2.Result(
+        adapter=version_id(given.adapter),
+        scores=[common_pb2.LabelScore(label=label, score=score) for label, score in pairs],
+        labels=given.decision,
+        timings=common_pb2.Timings(queue_ms=given.queue_ms, inference_ms=given.inference_ms),
+    )
+
+
+def stream_result(given: StreamResult, jpeg: bytes = b"") -> common_pb2.Result:
+    """A result of a stream, with the frame as JPEG where it was asked for."""
+    result = answer(given.answer)
+    result.source = given.source
+    result.frame_index = given.frame_index
+    result.pts_ns = given.pts_ns
+    result.capture_time_ns = given.capture_time_ns
+    result.timings.CopyFrom(common_pb2.Timings(**asdict(given.timings)))
+    result.dropped_before.CopyFrom(drops(given.dropped_before))
+    result.jpeg = jpeg
+    return result
+
+
+def adapter(record: Record) -> adapters_pb2.Adapter:
+    """A registered version."""
+    manifest = record.manifest
+    return adapters_pb2.Adapter(
+        version=version_id(record.id),
+        aliases=record.aliases,
+        labels=manifest.labels,
+        multi_label=manifest.kind == "multi_label",
+        strategy=manifest.strategy,
+        fork=manifest.fork,
+        backbone=manifest.backbone.name,
+        backbone_fingerprint=manifest.backbone.fingerprint,
+        size_bytes=record.size_bytes,
+        registered_time_ns=record.registered_time_ns,
+        metrics=manifest.metrics,
+    )
+
+
+def registration(done: Registration) -> adapters_pb2.RegisterAdapterResponse:
+    """A registration and the checks that it passed."""
+    checks = [adapters_pb2.GateCheck(**asdict(check)) for check in done.checks]
+    return adapters_pb2.RegisterAdapterResponse(
+        adapter=adapter(done.record), checks=checks, already_registered=not done.is_new
+    )
+
+
+def promotion(done: Promotion) -> adapters_pb2.SetAliasResponse:
+    """An alias that was set."""
+    return adapters_pb2.SetAliasResponse(
+        task=done.task,
+        alias=done.alias,
+        version=done.version,
+        previous_version=done.previous,
+        switch_ms=done.switch_ms,
+    )

@@ -1,0 +1,116 @@
+"""InferenceService: single pictures, pushed streams, and what the server runs on."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+
+import lensmount
+from lensmount.errors import InvalidInputError
+from lensmount.v1 import inference_pb2, inference_pb2_grpc
+from lensmount_server.catalog import Catalog
+from lensmount_server.engine.runtime import Engine
+from lensmount_server.frames import Frame
+from lensmount_server.services import convert
+from lensmount_server.services.errors import MAX_MESSAGE_BYTES, Context
+from lensmount_server.services.jpeg import encode_jpeg
+from lensmount_server.services.push import PushedStream, encoded, open_stream, raw
+
+
+class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
+    """Translates between the wire, the catalog and the engine's counters."""
+
+    def __init__(self, catalog: Catalog, engine: Engine) -> None:
+        self._catalog = catalog
+        self._engine = engine
+        self._started = time.monotonic()
+
+    async def Infer(self, request: inference_pb2.InferRequest, context: Context) -> inference_pb2.InferResponse:
+        """One picture, any number of tasks."""
+        wants = convert.wants(request.tasks)
+        await self._catalog.ensure(wants)
+        frame = await asyncio.to_thread(_decode, request)
+        answers = await self._catalog.answer(frame, wants)
+        results = [convert.answer(answer) for answer in answers]
+        for result in results:
+            result.capture_time_ns = frame.capture_time_ns
+            result.timings.decode_ms = frame.decode_ms
+            result.timings.total_ms = (time.time_ns() - frame.capture_time_ns) / 1e6
+        return inference_pb2.InferResponse(results=results)
+
+    async def StreamInfer(
+        self, request_iterator: AsyncIterator[inference_pb2.StreamInferRequest], context: Context
+    ) -> AsyncIterator[inference_pb2.StreamInferResponse]:
+        """Pushed video: config first, then frames; results as they come, a summary at the end."""
+        config = await _receive_config(request_iterator)
+        mounted = await self._catalog.ensure(convert.wants(config.tasks))
+        stream = open_stream(config, self._catalog)
+        versions = [convert.version_id(each.id) for each in mounted]
+        started = inference_pb2.StreamStarted(name=stream.name, adapters=versions)
+        yield inference_pb2.StreamInferResponse(started=started)
+        async with aclosing(_results(stream, request_iterator, with_jpeg=config.with_jpeg)) as responses:
+            async for response in responses:
+                yield response
+        yield inference_pb2.StreamInferResponse(summary=stream.summary())
+
+    async def GetServerInfo(
+        self, request: inference_pb2.GetServerInfoRequest, context: Context
+    ) -> inference_pb2.ServerInfo:
+        """Backbone, device, precision and counters."""
+        engine = self._engine
+        backbone, counters = engine.backbone, engine.counters()
+        return inference_pb2.ServerInfo(
+            version=lensmount.__version__,
+            backbone=inference_pb2.BackboneInfo(
+                name=backbone.name,
+                fingerprint=backbone.fingerprint,
+                segments=[segment.name for segment in backbone.segments],
+            ),
+            device=str(backbone.device),
+            precision=engine.precision,
+            engine=inference_pb2.EngineCounters(
+                batches=counters.batches,
+                frames=counters.frames,
+                rows=counters.rows,
+                segment_rows=counters.segment_rows,
+            ),
+            max_message_bytes=MAX_MESSAGE_BYTES,
+            uptime_ms=int((time.monotonic() - self._started) * 1e3),
+        )
+
+
+async def _receive_config(requests: AsyncIterator[inference_pb2.StreamInferRequest]) -> inference_pb2.StreamConfig:
+    request = await anext(requests, None)
+    if request is None or request.WhichOneof("message") != "config":
+        got = "nothing" if request is None else request.WhichOneof("message") or "an empty message"
+        fix = "send a StreamConfig first, then frames"
+        raise InvalidInputError("the first message must be the config", field="config", value=got, fix=fix)
+    return request.config
+
+
+async def _results(
+    stream: PushedStream, requests: AsyncIterator[inference_pb2.StreamInferRequest], *, with_jpeg: bool
+) -> AsyncGenerator[inference_pb2.StreamInferResponse, None]:
+    """The stream's results while its frames are fed in; raises what either side raises."""
+    feeding = asyncio.create_task(stream.feed(requests))
+    try:
+        async with aclosing(stream.results()) as results:
+            async for result in results:
+                frame = result.frame
+                jpeg = await asyncio.to_thread(encode_jpeg, frame.pixels) if with_jpeg and frame else b""
+                yield inference_pb2.StreamInferResponse(result=convert.stream_result(result, jpeg))
+        await feeding
+    finally:
+        feeding.cancel()
+        await asyncio.gather(feeding, return_exceptions=True)
+
+
+def _decode(request: inference_pb2.InferRequest) -> Frame:
+    kind = request.WhichOneof("picture")
+    if kind == "raw":
+        return raw(request.raw, index=0)
+    if kind == "encoded":
+        return encoded(request.encoded, index=0)
+    raise InvalidInputError("no picture in the request", field="picture", fix="set `encoded` or `raw`")
