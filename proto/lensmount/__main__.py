@@ -1,0 +1,5 @@
+"""`python -m lensmount` is `lensmount`."""
+
+from lensmount.cli import main
+
+main()

@@ -1,0 +1,114 @@
+"""The group of all commands: the client's own, and those that other packages bring by entry point.
+
+Commands of other packages are imported when they run, never to list them: the help of a
+light installation names every command at once, and running one whose extra is missing
+says which.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+
+import click
+
+from lensmount.errors import InvalidInputError, LensmountError, MissingExtraError, NotFoundError, TooLargeError
+
+ENTRY_POINTS = "lensmount.commands"
+
+_OWN_PACKAGES = ("lensmount", "lensmount_adapters", "lensmount_server", "lensmount_training")
+_INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A command of an extra: its line in the help, and the extra that it needs."""
+
+    help: str
+    extra: str
+
+
+LISTED = {
+    "demo": Listed("Train two tasks, stream a video, swap one while it plays.", "training"),
+    "doctor": Listed("Check this machine for what a server needs.", "server"),
+    "serve": Listed("Run the server.", "server"),
+    "train": Listed("Train an adapter from a folder of pictures.", "training"),
+}
+
+
+class CommandGroup(click.Group):
+    """A click group with lazy commands, and with exit codes for the exception tree.
+
+    2: a value that can not work (as click's own usage errors); 3: not found; 4: any other
+    LensmountError; 130: Ctrl-C.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All names, sorted; nothing is imported."""
+        return sorted({*super().list_commands(ctx), *_entries()})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name; MissingExtraError when its extra is not installed."""
+        own = super().get_command(ctx, cmd_name)
+        entry = _entries().get(cmd_name)
+        if own or entry is None:
+            return own
+        if ctx.resilient_parsing:  # shell completion: names and help lines are enough
+            return click.Command(cmd_name, help=_help_line(entry))
+        return _load(entry)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """One line a command, without importing those of other packages."""
+        entries = _entries()
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, self._line(ctx, name, entries.get(name))) for name in self.list_commands(ctx)])
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run; an error of ours becomes one red line and its exit code."""
+        try:
+            return super().invoke(ctx)
+        except LensmountError as error:
+            click.secho(f"Error: {error}", fg="red", err=True)
+            ctx.exit(_exit_code(error))
+        except KeyboardInterrupt:
+            ctx.exit(_INTERRUPTED)
+
+    def _line(self, ctx: click.Context, name: str, entry: EntryPoint | None) -> str:
+        own = super().get_command(ctx, name)
+        if own is not None:
+            return own.get_short_help_str(80)
+        return _help_line(entry) if entry else ""
+
+
+def _exit_code(error: LensmountError) -> int:
+    if isinstance(error, InvalidInputError | TooLargeError):
+        return 2
+    return 3 if isinstance(error, NotFoundError) else 4
+
+
+def _entries() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
+
+
+def _help_line(entry: EntryPoint) -> str:
+    if entry.name in LISTED:
+        return LISTED[entry.name].help
+    return f"From the package {entry.dist.name}." if entry.dist else f"From {entry.value}."
+
+
+def _load(entry: EntryPoint) -> click.Command:
+    try:
+        command: click.Command = entry.load()
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing in _OWN_PACKAGES:
+            raise
+        raise _missing(entry.name, missing) from error
+    return command
+
+
+def _missing(name: str, module: str) -> MissingExtraError:
+    if name not in LISTED:
+        return MissingExtraError(f"{name} needs the module '{module}'", fix="install it beside lensmount")
+    extra = LISTED[name].extra
+    return MissingExtraError(f"{name} needs the extra '{extra}'", fix=f"pip install 'lensmount[{extra}]'")

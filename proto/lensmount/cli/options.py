@@ -1,0 +1,53 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from lensmount.channel import DEFAULT_ADDRESS
+from lensmount.results import DropPolicy
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+server = click.option(
+    "--server",
+    metavar="ADDRESS",
+    default=DEFAULT_ADDRESS,
+    envvar="LENSMOUNT_SERVER",
+    show_default=True,
+    show_envvar=True,
+    help="The server's address.",
+)
+
+as_json = click.option("--json", "as_json", is_flag=True, help="For machines: JSON, one document a line.")
+
+tasks = click.option(
+    "--task",
+    "-t",
+    "tasks",
+    metavar="TASK",
+    multiple=True,
+    required=True,
+    help="defect, defect@canary (an alias) or defect:3 (a version); repeat it for more.",
+)
+
+some_tasks = click.option("--task", "-t", "tasks", metavar="TASK", multiple=True, help="Only this task; repeatable.")
+
+
+def examples(*lines: str) -> str:
+    """The end of a command's help: lines to type, kept as they are."""
+    return "\n".join(("\b", "Examples:", *(f"  {line}" for line in lines)))
+
+
+def drop_policy(default: DropPolicy) -> Callable[[Command], Command]:
+    """What happens to frames that come too fast."""
+    return click.option(
+        "--drop-policy",
+        type=click.Choice([str(policy) for policy in DropPolicy]),
+        default=str(default),
+        show_default=True,
+        help="Answer every frame, or always the newest.",
+    )

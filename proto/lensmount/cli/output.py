@@ -1,0 +1,76 @@
+"""Results for machines (JSON lines) and for people (tables)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from lensmount.results import Result
+from lensmount.tasks import TaskRef
+
+
+def plain(value: Any) -> Any:
+    """A result in JSON's types: tasks as text, scores by label, pictures left out."""
+    if isinstance(value, Result):
+        return _result(value)
+    if isinstance(value, TaskRef):
+        return str(value)
+    if is_dataclass(value):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(name): plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    return value
+
+
+def print_json(value: Any, **more: Any) -> None:
+    """One JSON document on one line; `more` goes in front of an object's own fields."""
+    document = plain(value)
+    click.echo(json.dumps({**more, **document} if more else document, ensure_ascii=False))
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console that prints names as they are: no markup, no highlighting."""
+    return Console(stderr=stderr, markup=False, highlight=False, emoji=False)
+
+
+def table(*columns: str, rows: Iterable[Iterable[object]] = ()) -> Table:
+    """A table; numbers are for the caller to format."""
+    made = Table(*columns, box=None, header_style="bold", pad_edge=False)
+    for row in rows:
+        made.add_row(*(str(cell) for cell in row))
+    return made
+
+
+def facts(pairs: Mapping[str, object]) -> Table:
+    """Two columns: what, and its value."""
+    made = Table(box=None, show_header=False, pad_edge=False)
+    for name, value in pairs.items():
+        made.add_row(name, str(value))
+    return made
+
+
+def _result(result: Result) -> dict[str, Any]:
+    return {
+        "source": result.source,
+        "frame_index": result.frame_index,
+        "pts_ns": result.pts_ns,
+        "capture_time_ns": result.capture_time_ns,
+        "task": result.task,
+        "version": result.version,
+        "content_hash": result.adapter.content_hash,
+        "label": result.label,
+        "score": result.score,
+        "labels": list(result.labels),
+        "scores": {each.label: each.score for each in result.scores},
+        "timings": plain(result.timings),
+        "dropped_before": plain(result.dropped_before),
+        "reused": result.reused,
+    }
