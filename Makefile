@@ -1,0 +1,43 @@
+# Every target sets up what it needs; a second run starts at once.
+PYTHON ?= python3
+BIN := .venv/bin
+PROTOS := $(wildcard proto/lensmount/v1/*.proto)
+
+.PHONY: help setup demo test lint format constraints clean
+
+help: ## Show the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: .venv/.ready ## Make .venv with everything that development needs (6 GB)
+
+.venv/.ready: pyproject.toml constraints.txt $(PROTOS)
+	@echo "Setting up .venv: some minutes and 6 GB, once."
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: setup ## Train two adapters, stream a video, swap one of them on the way (4 minutes)
+	$(BIN)/lensmount demo
+
+test: setup ## Run all tests
+	$(BIN)/pytest --numprocesses auto --dist loadgroup
+
+lint: setup ## Check style, types and import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+constraints: ## Pin anew what pip resolves today
+	rm -rf .venv
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/pip freeze --exclude-editable > constraints.txt
+	@touch .venv/.ready
+
+clean: ## Remove .venv, caches and what demos and training wrote
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache demo-out runs
