@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,42 +12,66 @@ import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
-from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
+from lensmount_adapters.adapter import Adapter, fit
 from lensmount_adapters.backbones import Backbone
 from lensmount_adapters.backbones.backbone import create_model, wrap
 from lensmount_adapters.golden import Golden
-from lensmount_adapters.heads import HeadSpec, build_head
+from lensmount_adapters.heads import HeadSpec, build_head, run_head
 from lensmount_adapters.manifest import BackboneRef, Edit, Manifest, Provenance
-from lensmount_adapters.package import PREFIX, write_package
+from lensmount_adapters.package import PREFIX, read_package, write_package
 from lensmount_adapters.pictures import Pixels
+
+# The smallest models of the families that timm has no test model for.
+SMALL: dict[str, dict[str, Any]] = {
+    "swin_tiny_patch4_window7_224": {"embed_dim": 24, "depths": (1, 1, 2, 1), "num_heads": (2, 2, 4, 4)},
+    "densenet121": {"growth_rate": 8, "block_config": (2, 2, 3, 2), "num_init_features": 16},
+}
 
 
 def random_backbone(name: str = "test_vit", seed: int = 0) -> Backbone:
-    """A timm model with seeded random weights and uneven BatchNorm statistics."""
+    """A timm model, small where it can be, with seeded weights under which every module matters to the features."""
     torch.manual_seed(seed)
-    model = create_model(name)
-    for module in model.modules():
-        if isinstance(module, BatchNormAct2d):
-            torch.nn.init.uniform_(module.running_mean, -0.5, 0.5)
-            torch.nn.init.uniform_(module.running_var, 0.5, 2.0)
+    model = create_model(name, **SMALL.get(name, {}))
+    enliven(model)
     return wrap(model, name)
 
 
+def enliven(model: nn.Module) -> None:
+    """Draw all weights anew: timm starts some branches at zero or nearly so, and an edit there would not show."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None and module.running_var is not None:
+            nn.init.uniform_(module.running_mean, -0.5, 0.5)
+            nn.init.uniform_(module.running_var, 0.5, 2.0)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
+        elif name.endswith("bias"):
+            nn.init.normal_(parameter, std=0.1)
+        else:
+            nn.init.uniform_(parameter, 0.5, 1.0)
+
+
 def pictures(count: int, seed: int = 0, size: tuple[int, int] = (90, 120)) -> tuple[Pixels, ...]:
+    """Pictures of (height, width) `size`, made of squares of 10 pixels in random colours."""
     random = np.random.default_rng(seed)
     coarse = random.integers(0, 256, (count, size[0] // 10, size[1] // 10, 3), dtype=np.uint8)
     return tuple(np.ascontiguousarray(picture.repeat(10, 0).repeat(10, 1)) for picture in coarse)
 
 
+def stacked(backbone: Backbone, shots: Sequence[Pixels]) -> Tensor:
+    """The uint8 rows that the engine takes: (pictures, 3, height, width)."""
+    return torch.stack([backbone.preprocessing.prepare(shot) for shot in shots])
+
+
 def prepared(backbone: Backbone, shots: Sequence[Pixels]) -> Tensor:
     """Normalised float32 rows, as the backbone expects them."""
-    preprocessing = backbone.preprocessing
-    return preprocessing.normalize(torch.stack([preprocessing.prepare(shot) for shot in shots]))
+    return backbone.preprocessing.normalize(stacked(backbone, shots))
 
 
 def manifest(backbone: Backbone, task: str, labels: int, edits: Sequence[Edit] = (), **changes: Any) -> Manifest:
+    """A manifest that fits the backbone; `changes` are its fields."""
     names = [segment.name for segment in backbone.segments]
     fork = min((names.index(edit.segment) for edit in edits), default=len(names))
     values: dict[str, Any] = {
@@ -70,10 +93,17 @@ def merged_model(backbone: Backbone, labels: int, seed: int) -> nn.Module:
     torch.manual_seed(seed)
     full: Any = copy.deepcopy(backbone.model)
     full.reset_classifier(labels)
-    return full.eval()
+    model: nn.Module = full.eval()
+    return model
 
 
-def lora_package(  # noqa: PLR0913
+def lora_targets(backbone: Backbone, segments: Sequence[int]) -> list[str]:
+    """The modules of these segments that LoRA can edit: all but grouped convolutions."""
+    modules = {name: m for index in segments for name, m in backbone.segments[index].editable_modules().items()}
+    return [name for name, module in modules.items() if getattr(module, "groups", 1) == 1]
+
+
+def lora_package(
     folder: Path,
     backbone: Backbone,
     *,
@@ -84,18 +114,17 @@ def lora_package(  # noqa: PLR0913
     seed: int = 0,
     **options: Any,
 ) -> nn.Module:
-    """Write a package whose LoRA PEFT made; returns PEFT's own merged model, the oracle."""
-    edited = [backbone.segments[i] for i in segments]
-    targets = [name for s in edited for name, m in s.editable_modules().items() if getattr(m, "groups", 1) == 1]
-    config = LoraConfig(
-        r=rank, lora_alpha=2 * rank, target_modules=targets, modules_to_save=[backbone.classifier], **options
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        peft = get_peft_model(merged_model(backbone, labels, seed), config).eval()
+    """Write `folder`/package, whose LoRA PEFT made with `options`; returns PEFT's own merged model, the oracle."""
+    targets = lora_targets(backbone, segments)
+    saved = [backbone.classifier]
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, modules_to_save=saved, **options)
+    peft = get_peft_model(merged_model(backbone, labels, seed), config).eval()
     _shake(peft, seed)
     peft.save_pretrained(folder / "peft")
-    return _finish(folder, backbone, peft.merge_and_unload().eval(), task, labels, [s.name for s in edited])
+    oracle: nn.Module = peft.merge_and_unload().eval()
+    edits = [Edit(segment=backbone.segments[i].name, kind="lora") for i in segments]
+    _write_lora(folder, backbone, oracle, manifest(backbone, task, labels, edits))
+    return oracle
 
 
 def head_package(
@@ -114,12 +143,9 @@ def head_package(
     shots = pictures(2, seed)
     with torch.inference_mode():
         features = backbone.forward_features(prepared(backbone, shots))
-        seen = backbone.tokens(features) if spec.kind == "attention" else backbone.pool(features)
-        logits = module(seen)
+        logits = run_head(module, backbone, features, backbone.pool(features)).clone()
     tensors = {f"{backbone.classifier}.{name}": tensor for name, tensor in module.state_dict().items()}
-    write_package(
-        folder, manifest(backbone, task, labels, head=spec), tensors, Golden(shots, logits.clone()), f"# {task}\n"
-    )
+    write_package(folder, manifest(backbone, task, labels, head=spec), tensors, Golden(shots, logits), f"# {task}\n")
     return module
 
 
@@ -136,21 +162,20 @@ def replaced_package(
     full = merged_model(backbone, labels, seed)
     random = torch.Generator().manual_seed(seed)
     edited = [backbone.segments[i] for i in segments]
-    state = full.state_dict()
-    for name, tensor in state.items():
-        if tensor.is_floating_point() and any(segment.owns_tensor(name) for segment in edited):
+    own = {name: t for name, t in full.state_dict().items() if any(segment.owns_tensor(name) for segment in edited)}
+    for tensor in own.values():
+        if tensor.is_floating_point():
             tensor.mul_(1 + 0.3 * torch.rand(tensor.shape, generator=random))
-    tensors = {
-        name: tensor.clone()
-        for name, tensor in state.items()
-        if name.startswith(f"{backbone.classifier}.") or any(segment.owns_tensor(name) for segment in edited)
-    }
-    shots = pictures(2, seed)
-    with torch.inference_mode():
-        logits = full(prepared(backbone, shots)).clone()
+    head = {name: t for name, t in full.state_dict().items() if name.startswith(f"{backbone.classifier}.")}
     edits = [Edit(segment=segment.name, kind="replace") for segment in edited]
-    write_package(folder, manifest(backbone, task, labels, edits), tensors, Golden(shots, logits), f"# {task}\n")
+    golden = _golden(backbone, full, seed)
+    write_package(folder, manifest(backbone, task, labels, edits), {**own, **head}, golden, f"# {task}\n")
     return full
+
+
+def fitted(folder: Path, backbone: Backbone) -> Adapter:
+    """Read a package folder and put it on the backbone."""
+    return fit(read_package(folder), backbone)
 
 
 def _shake(peft: nn.Module, seed: int) -> None:
@@ -161,18 +186,16 @@ def _shake(peft: nn.Module, seed: int) -> None:
             parameter.data = torch.randn(parameter.shape, generator=random) * 0.1
 
 
-def _finish(
-    folder: Path, backbone: Backbone, oracle: nn.Module, task: str, labels: int, segments: Sequence[str]
-) -> nn.Module:
-    shots = pictures(2, seed=labels)
+def _golden(backbone: Backbone, oracle: nn.Module, seed: int) -> Golden:
+    shots = pictures(2, seed)
     with torch.inference_mode():
-        logits = oracle(prepared(backbone, shots)).clone()
+        return Golden(shots, oracle(prepared(backbone, shots)).clone())
+
+
+def _write_lora(folder: Path, backbone: Backbone, oracle: nn.Module, described: Manifest) -> None:
+    """Add to what PEFT saved what a package has beyond it."""
     saved = load_file(folder / "peft" / "adapter_model.safetensors")
     tensors = {name.removeprefix(PREFIX): tensor for name, tensor in saved.items()}
     config = json.loads((folder / "peft" / "adapter_config.json").read_text())
-    edits = [Edit(segment=name, kind="lora") for name in segments]
-    target = folder / "package"
-    write_package(
-        target, manifest(backbone, task, labels, edits), tensors, Golden(shots, logits), f"# {task}\n", lora=config
-    )
-    return oracle
+    golden = _golden(backbone, oracle, len(described.labels))
+    write_package(folder / "package", described, tensors, golden, f"# {described.task}\n", lora=config)

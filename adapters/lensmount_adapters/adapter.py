@@ -14,8 +14,10 @@ from lensmount_adapters.heads import build_head
 from lensmount_adapters.lora import LoraConfig, LoraDelta, check_delta
 from lensmount_adapters.manifest import Manifest
 from lensmount_adapters.package import TENSOR_FILE, Package
+from lensmount_adapters.preprocessing import Preprocessing
 
 FIX = "train the adapter again on this server's backbone"
+FIX_TENSORS = "write the package with `lensmount train`; edits and tensors must belong together"
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,16 +49,17 @@ def fit(package: Package, backbone: Backbone) -> Adapter:
     head = _take_head(manifest, backbone, remaining)
     if remaining:
         message = "belongs to no edit of task.json and not to the head"
-        raise InvalidInputError(message, field=f"{TENSOR_FILE}: {min(remaining)}", fix=FIX)
+        raise InvalidInputError(message, field=f"{TENSOR_FILE}: {min(remaining)}", fix=FIX_TENSORS)
     edited = sorted({*lora, *replaced})
     fork = edited[0] if edited else len(backbone.segments)
     if manifest.fork != fork:
-        raise InvalidInputError(f"{fork} follows from the edits", field="task.json: fork", value=manifest.fork)
+        message, fix = f"{fork} follows from the edits", "write the package with `lensmount train`"
+        raise InvalidInputError(message, field="task.json: fork", value=manifest.fork, fix=fix)
     return Adapter(manifest, package.content_hash, fork, lora, replaced, head)
 
 
 def check_backbone(manifest: Manifest, backbone: Backbone) -> None:
-    """Raise IncompatibleError unless the adapter was trained on exactly these weights."""
+    """Raise IncompatibleError unless the adapter was trained on exactly these weights, for a size that they take."""
     wanted = manifest.backbone
     if wanted.name != backbone.name:
         message = f"the adapter is for {wanted.name}, this server runs {backbone.name}"
@@ -65,6 +68,14 @@ def check_backbone(manifest: Manifest, backbone: Backbone) -> None:
     if wanted.fingerprint != backbone.fingerprint:
         message = f"other weights: this server's {backbone.name} is {backbone.fingerprint[:12]}…"
         raise IncompatibleError(message, field="task.json: backbone.fingerprint", value=wanted.fingerprint, fix=FIX)
+    size, own = _size(manifest.preprocessing), _size(backbone.preprocessing)
+    if backbone.fixed_size and size != own:
+        message = f"{backbone.name} takes pictures of {own} only"
+        raise IncompatibleError(message, field="task.json: preprocessing", value=size, fix=FIX)
+
+
+def _size(preprocessing: Preprocessing) -> str:
+    return f"{preprocessing.width}x{preprocessing.height}"
 
 
 def _segment_indices(manifest: Manifest, backbone: Backbone, kind: str) -> list[int]:
@@ -81,24 +92,25 @@ def _take_lora(package: Package, backbone: Backbone, tensors: dict[str, Tensor])
     for index in _segment_indices(package.manifest, backbone, "lora"):
         modules = backbone.segments[index].editable_modules()
         taken = {
-            name: _take_delta(name, module, package.lora, tensors)
+            name: _take_delta(name, module, package.lora, tensors, backbone.device)
             for name, module in modules.items()
             if package.lora and f"{name}.lora_A.weight" in tensors
         }
         if not taken:
             name = backbone.segments[index].name
-            raise InvalidInputError("no LoRA tensor for this segment", field=TENSOR_FILE, value=name, fix=FIX)
+            raise InvalidInputError("no LoRA tensor for this segment", field=TENSOR_FILE, value=name, fix=FIX_TENSORS)
         edits[index] = taken
     return edits
 
 
-def _take_delta(name: str, module: nn.Module, config: LoraConfig, tensors: dict[str, Tensor]) -> LoraDelta:
+def _take_delta(
+    name: str, module: nn.Module, config: LoraConfig, tensors: dict[str, Tensor], device: torch.device
+) -> LoraDelta:
     if f"{name}.lora_B.weight" not in tensors:
-        raise InvalidInputError("A without B", field=f"{TENSOR_FILE}: {name}.lora_B.weight", fix=FIX)
+        raise InvalidInputError("A without B", field=f"{TENSOR_FILE}: {name}.lora_B.weight", fix=FIX_TENSORS)
     a, b = tensors.pop(f"{name}.lora_A.weight"), tensors.pop(f"{name}.lora_B.weight")
-    delta = LoraDelta(a, b, config.scale(name))
-    check_delta(name, module, delta, config.rank(name))
-    return delta
+    check_delta(f"{TENSOR_FILE}: {name}", module, LoraDelta(a, b, config.scale(name)), config.rank(name))
+    return LoraDelta(a.to(device), b.to(device), config.scale(name))
 
 
 def _take_replaced(manifest: Manifest, backbone: Backbone, tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
@@ -123,6 +135,6 @@ def _take(tensors: dict[str, Tensor], name: str, own: Tensor) -> Tensor:
         raise InvalidInputError("missing", field=f"{TENSOR_FILE}: {name}", fix=FIX)
     tensor = tensors.pop(name)
     if tensor.shape != own.shape or tensor.is_floating_point() != own.is_floating_point():
-        message = f"{own.dtype} of shape {tuple(own.shape)} expected"
-        raise InvalidInputError(message, field=f"{TENSOR_FILE}: {name}", value=tuple(tensor.shape), fix=FIX)
+        message, value = f"{own.dtype} of shape {tuple(own.shape)} expected", f"{tensor.dtype} {tuple(tensor.shape)}"
+        raise InvalidInputError(message, field=f"{TENSOR_FILE}: {name}", value=value, fix=FIX)
     return tensor.to(own.device, torch.float32 if tensor.is_floating_point() else own.dtype)

@@ -21,6 +21,7 @@ from lensmount_adapters.pictures import Pixels, check_sides
 MAX_PICTURES = 16
 TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2}
 FILE = "golden.safetensors"
+FIX = "write the package with `lensmount train`"
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,16 +42,17 @@ def read_golden(folder: Path, labels: int) -> Golden:
     """Read and check `golden.safetensors`; raises InvalidInputError."""
     with safe_open(folder / FILE, framework="pt") as file:
         names = sorted(file.keys())
+        count = len(names) - 1
+        if "logits" not in names or not 1 <= count <= MAX_PICTURES:
+            message, value = f"1 to {MAX_PICTURES} pictures and their logits expected", ", ".join(names[:4])
+            raise InvalidInputError(message, field=FILE, value=value, fix=FIX)
         tensors = {name: file.get_tensor(name) for name in names}
-    logits = tensors.pop("logits", None)
-    if logits is None or not 1 <= len(tensors) <= MAX_PICTURES:
-        message = f"1 to {MAX_PICTURES} pictures and their logits expected"
-        raise InvalidInputError(message, field=FILE, value=f"{names[:4]}")
-    if logits.dtype != torch.float32 or tuple(logits.shape) != (len(tensors), labels):
-        message = f"float32 of shape {(len(tensors), labels)} expected"
-        raise InvalidInputError(message, field=f"{FILE}: logits", value=f"{logits.dtype} {tuple(logits.shape)}")
+    logits = tensors.pop("logits")
+    if logits.dtype != torch.float32 or tuple(logits.shape) != (count, labels):
+        message, value = f"float32 of shape {(count, labels)} expected", f"{logits.dtype} {tuple(logits.shape)}"
+        raise InvalidInputError(message, field=f"{FILE}: logits", value=value, fix=FIX)
     if not bool(torch.isfinite(logits).all()):
-        raise InvalidInputError("not a finite number", field=f"{FILE}: logits", value=logits.tolist())
+        raise InvalidInputError("holds NaN or infinity", field=f"{FILE}: logits", fix=FIX)
     return Golden(tuple(_pixels(name, tensor) for name, tensor in tensors.items()), logits)
 
 
@@ -71,6 +73,7 @@ def compare_logits(golden: Golden, served: Tensor, precision: str) -> float:
 def _pixels(name: str, tensor: Tensor) -> Pixels:
     if tensor.dtype != torch.uint8 or tensor.ndim != 3 or tensor.shape[2] != 3:
         message = "uint8 of shape (height, width, 3) expected"
-        raise InvalidInputError(message, field=f"{FILE}: {name}", value=f"{tensor.dtype} {tuple(tensor.shape)}")
+        value = f"{tensor.dtype} {tuple(tensor.shape)}"
+        raise InvalidInputError(message, field=f"{FILE}: {name}", value=value, fix=FIX)
     check_sides(tensor.shape[1], tensor.shape[0], field=f"{FILE}: {name}")
     return np.ascontiguousarray(tensor.numpy())

@@ -9,35 +9,57 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lensmount.errors import InvalidInputError
 
 MAX_RANK = 256
+MAX_PATTERNS = 1000
 
 # Settings of PEFT that change the forward pass in ways that the engine does not compute.
 UNSUPPORTED = (
-    "use_dora", "lora_bias", "use_qalora", "alora_invocation_tokens", "arrow_config", "target_parameters",
-    "trainable_token_indices", "megatron_config", "layer_replication", "fan_in_fan_out",
+    "use_dora", "lora_bias", "use_qalora", "use_bdlora", "alora_invocation_tokens", "arrow_config", "kasa_config",
+    "monteclora_config", "target_parameters", "trainable_token_indices", "megatron_config", "layer_replication",
+    "fan_in_fan_out",
 )  # fmt: skip
+# Initialisations that move a part of the base weights into A and B: wrong on the backbone as it is.
+MOVING_INITIALISATIONS = ("pissa", "olora", "corda", "loftq", "lora_ga")
+FIX = "train the adapter on this backbone, with the rank of adapter_config.json"
+
+
+# PEFT takes any regular expression here. One without repetition can not be made to run for ever.
+Pattern = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.^$|\\]{1,500}$")]
+Rank = Annotated[int, Field(ge=1, le=MAX_RANK)]
+Alpha = Annotated[float, Field(gt=0)]
 
 
 class LoraConfig(BaseModel):
     """What the server needs of PEFT's `adapter_config.json`; the rest is read and left alone."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
 
     peft_type: str
-    r: int = Field(ge=1, le=MAX_RANK)
-    lora_alpha: float = Field(gt=0)
+    r: Rank
+    lora_alpha: Alpha
     use_rslora: bool = False
     bias: str = "none"
-    rank_pattern: dict[str, int] = {}
-    alpha_pattern: dict[str, float] = {}
+    rank_pattern: dict[Pattern, Rank] = Field(default={}, max_length=MAX_PATTERNS)
+    alpha_pattern: dict[Pattern, Alpha] = Field(default={}, max_length=MAX_PATTERNS)
+
+    @field_validator("rank_pattern", "alpha_pattern")
+    @classmethod
+    def _patterns_compile(cls, patterns: dict[str, float]) -> dict[str, float]:
+        for key in patterns:
+            try:
+                _compiled(key)
+            except re.error as error:
+                raise ValueError(f"{key} is not a regular expression: {error}") from error
+        return patterns
 
     def check_supported(self) -> None:
         """Raise InvalidInputError for a PEFT setting that would be answered wrongly."""
@@ -48,7 +70,10 @@ class LoraConfig(BaseModel):
         extra: dict[str, Any] = self.model_extra or {}
         for name in UNSUPPORTED:
             if extra.get(name):
-                raise _unsupported(name, extra[name], f"train without {name}")
+                raise _unsupported(name, "", f"train without {name}")
+        start = str(extra.get("init_lora_weights", ""))
+        if start.startswith(MOVING_INITIALISATIONS):
+            raise _unsupported("init_lora_weights", start, "train with init_lora_weights=true")
 
     def rank(self, module: str) -> int:
         """The rank of one module's A and B."""
@@ -80,25 +105,31 @@ def check_delta(name: str, module: nn.Module, delta: LoraDelta, rank: int) -> No
     """Raise InvalidInputError unless A and B fit the module and the configured rank."""
     if isinstance(module, nn.Conv2d):
         if module.groups != 1 or module.padding_mode != "zeros":
-            raise InvalidInputError("LoRA on a grouped convolution is not supported", field=name, value=module.groups)
+            message, fix = "LoRA on a grouped convolution is not supported", f"train without {name} in target_modules"
+            raise InvalidInputError(message, field=name, value=f"{module.groups} groups", fix=fix)
         wanted_a: tuple[int, ...] = (rank, module.in_channels, *module.kernel_size)
         wanted_b: tuple[int, ...] = (module.out_channels, rank, 1, 1)
     elif isinstance(module, nn.Linear):
         wanted_a, wanted_b = (rank, module.in_features), (module.out_features, rank)
     else:
-        raise InvalidInputError("LoRA edits Linear and Conv2d only", field=name, value=type(module).__name__)
+        fix = f"train without {name} in target_modules"
+        raise InvalidInputError("LoRA edits Linear and Conv2d only", field=name, value=type(module).__name__, fix=fix)
     for side, tensor, shape in (("lora_A", delta.a, wanted_a), ("lora_B", delta.b, wanted_b)):
-        if tuple(tensor.shape) != shape:
-            message = f"shape {shape} expected"
-            fix = "train the adapter on this backbone, with the rank of adapter_config.json"
-            raise InvalidInputError(message, field=f"{name}.{side}", value=tuple(tensor.shape), fix=fix)
+        if tuple(tensor.shape) != shape or not tensor.is_floating_point():
+            message, value = f"floating point of shape {shape} expected", f"{tensor.dtype} {tuple(tensor.shape)}"
+            raise InvalidInputError(message, field=f"{name}.{side}", value=value, fix=FIX)
 
 
 def _pattern(patterns: dict[str, Any], module: str, default: float) -> float:
     for key, value in patterns.items():
-        if re.match(rf"(.*\.)?({key})$", module):
+        if _compiled(key).match(module):
             return float(value)
     return default
+
+
+@lru_cache(maxsize=2 * MAX_PATTERNS)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(rf"(.*\.)?({pattern})$")
 
 
 def _unsupported(name: str, value: object, fix: str) -> InvalidInputError:

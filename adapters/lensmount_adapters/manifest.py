@@ -24,7 +24,7 @@ T = TypeVar("T")
 SCHEMA_VERSION = 1
 
 TaskName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-Label = Annotated[str, StringConstraints(min_length=1, max_length=100)]
+Label = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
@@ -114,7 +114,8 @@ def invalid(file: str, error: ValidationError) -> InvalidInputError:
     path = ".".join(str(part) for part in first["loc"])
     fix = "write the package with `lensmount train`, or see docs/adapter-package.md"
     field = f"{file}: {path}" if path else file
-    value = first["input"] if isinstance(first["input"], str | int | float) else ""
+    plain = isinstance(first["input"], str | int | float) and first["type"] != "json_invalid"
+    value = first["input"] if plain else ""
     return InvalidInputError(first["msg"].removeprefix("Value error, "), field=field, value=value, fix=fix)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,7 @@ TENSOR_FILE = "adapter_model.safetensors"
 CARD_FILE = "README.md"
 REQUIRED = (MANIFEST_FILE, TENSOR_FILE, GOLDEN_FILE)
 PREFIX = "base_model.model."
+FIX = "write the package with `lensmount train`"
 
 # No file of a package may be larger, in bytes.
 MAX_BYTES = {
@@ -72,7 +74,7 @@ def read_package(folder: Path) -> Package:
     return Package(
         manifest=manifest,
         lora=_read_config(folder, manifest),
-        tensors=_read_tensors(folder / TENSOR_FILE),
+        tensors=_readable(TENSOR_FILE, lambda: _read_tensors(folder / TENSOR_FILE)),
         golden=_readable(GOLDEN_FILE, lambda: read_golden(folder, len(manifest.labels))),
         content_hash=content_hash(folder),
         size_bytes=sum(path.stat().st_size for path in folder.iterdir()),
@@ -94,15 +96,17 @@ def write_package(
     if folder.exists():
         fix = "give another --out, or delete the folder"
         raise InvalidInputError("the folder exists", field="out", value=folder, fix=fix)
-    partial = folder.with_name(f".{folder.name}.partial")
-    partial.mkdir(parents=True)
-    (partial / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2) + "\n")
-    save_file({PREFIX + name: tensor.contiguous() for name, tensor in tensors.items()}, partial / TENSOR_FILE)
-    write_golden(partial, golden)
-    (partial / CARD_FILE).write_text(card)
-    if lora is not None:
-        (partial / CONFIG_FILE).write_text(json.dumps(lora, indent=2, sort_keys=True) + "\n")
-    partial.rename(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
+        partial = Path(scratch) / folder.name
+        partial.mkdir()
+        (partial / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2) + "\n")
+        save_file({PREFIX + name: tensor.contiguous() for name, tensor in tensors.items()}, partial / TENSOR_FILE)
+        write_golden(partial, golden)
+        (partial / CARD_FILE).write_text(card)
+        if lora is not None:
+            (partial / CONFIG_FILE).write_text(json.dumps(lora, indent=2, sort_keys=True) + "\n")
+        partial.rename(folder)
 
 
 def content_hash(folder: Path) -> str:
@@ -122,11 +126,10 @@ def check_files(folder: Path) -> None:
     present = {path.name for path in folder.iterdir()}
     for name in REQUIRED:
         if name not in present:
-            fix = "write the package with `lensmount train`"
-            raise InvalidInputError("file missing in the package", field="package", value=name, fix=fix)
+            raise InvalidInputError("file missing in the package", field="package", value=name, fix=FIX)
     for path in sorted(folder.iterdir()):
         if path.name not in MAX_BYTES or path.is_symlink() or not path.is_file():
-            fix = f"a package holds only {', '.join(MAX_BYTES)}"
+            fix = f"a package holds only the plain files {', '.join(MAX_BYTES)}"
             raise InvalidInputError("this does not belong into a package", field="package", value=path.name, fix=fix)
         check_size(path.name, path.stat().st_size)
 
@@ -134,7 +137,8 @@ def check_files(folder: Path) -> None:
 def check_size(name: str, size: int) -> None:
     """Raise TooLargeError when a package's file is beyond its limit."""
     if size > MAX_BYTES[name]:
-        raise TooLargeError(f"at most {MAX_BYTES[name]:,} bytes", field=name, value=f"{size:,} bytes")
+        message, fix = f"at most {MAX_BYTES[name]:,} bytes", "train a smaller adapter: fewer segments, a lower rank"
+        raise TooLargeError(message, field=name, value=f"{size:,} bytes", fix=fix)
 
 
 def _read_config(folder: Path, manifest: Manifest) -> LoraConfig | None:
@@ -142,7 +146,7 @@ def _read_config(folder: Path, manifest: Manifest) -> LoraConfig | None:
     path = folder / CONFIG_FILE
     if wanted != path.is_file():
         message = "needed for LoRA edits" if wanted else "given, but task.json names no LoRA edit"
-        raise InvalidInputError(message, field=CONFIG_FILE, fix="write the package with `lensmount train`")
+        raise InvalidInputError(message, field=CONFIG_FILE, fix=FIX)
     if not wanted:
         return None
     try:
@@ -154,16 +158,17 @@ def _read_config(folder: Path, manifest: Manifest) -> LoraConfig | None:
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
-    with _readable(TENSOR_FILE, lambda: safe_open(path, framework="pt")) as file:
+    with safe_open(path, framework="pt") as file:
         names = list(file.keys())
         if len(names) > MAX_TENSORS:
-            raise TooLargeError(f"at most {MAX_TENSORS:,} tensors", field=TENSOR_FILE, value=len(names))
+            message, fix = f"at most {MAX_TENSORS:,} tensors", "train a smaller adapter: fewer segments"
+            raise TooLargeError(message, field=TENSOR_FILE, value=len(names), fix=fix)
         return {_model_name(name): _finite(name, file.get_tensor(name)) for name in names}
 
 
 def _model_name(name: str) -> str:
     if not name.startswith(PREFIX):
-        raise InvalidInputError(f"names start with {PREFIX}", field=TENSOR_FILE, value=name)
+        raise InvalidInputError(f"names start with {PREFIX}", field=TENSOR_FILE, value=name, fix=FIX)
     return name.removeprefix(PREFIX)
 
 
@@ -171,7 +176,8 @@ def _finite(name: str, tensor: Tensor) -> Tensor:
     if tensor.dtype == torch.int64:
         return tensor
     if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16):
-        raise InvalidInputError("F32, F16 or BF16 expected", field=f"{TENSOR_FILE}: {name}", value=tensor.dtype)
+        message, fix = "float32, float16 or bfloat16 expected", "save the tensor as float32"
+        raise InvalidInputError(message, field=f"{TENSOR_FILE}: {name}", value=tensor.dtype, fix=fix)
     if not bool(torch.isfinite(tensor).all()):
         fix = "train again with a lower learning rate"
         raise InvalidInputError("holds NaN or infinity", field=f"{TENSOR_FILE}: {name}", fix=fix)

@@ -42,6 +42,12 @@ class Backbone:
         return next(self.model.parameters()).device
 
     @property
+    def fixed_size(self) -> bool:
+        """Whether the model takes pictures of its own size only, as one with position embeddings does."""
+        model: Any = self.model
+        return bool(model.default_cfg.get("fixed_input_size"))
+
+    @property
     def shared(self) -> bool:
         """Whether rows of different adapters can share segments: false for an unknown family."""
         return all(segment.mixable for segment in self.segments)

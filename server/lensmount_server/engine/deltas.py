@@ -43,12 +43,19 @@ def added(model: nn.Module, deltas: Mapping[str, Sequence[RowDelta]], rows: int)
 def _hook(module: nn.Module, name: str, parts: Sequence[RowDelta], rows: int, ran: set[str]) -> RemovableHandle:
     def add(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         x: Tensor = inputs[0]
-        share, rest = divmod(x.shape[0], rows)
-        if rest:
-            raise ServerError("rows can not be told apart in this module", field="module", value=name)
         for part in parts:
-            own = slice(part.start * share, part.stop * share)
+            own = _slice(part, x.shape[0], rows, name)
             output[own] += part.delta.of(module, x[own])
         ran.add(name)
 
     return module.register_forward_hook(add)
+
+
+def _slice(part: RowDelta, length: int, rows: int, name: str) -> slice:
+    """Where the part's rows lie in a module's input; all of it when there are no other rows."""
+    if (part.start, part.stop) == (0, rows):
+        return slice(None)
+    share, rest = divmod(length, rows)
+    if rest:
+        raise ServerError("rows can not be told apart in this module", field="module", value=name)
+    return slice(part.start * share, part.stop * share)

@@ -37,7 +37,10 @@ class Pass:
 
 
 def plan(wanted: Iterable[tuple[int, Adapter]]) -> tuple[Pass, ...]:
-    """Group (frame, adapter) pairs into passes; a pair that comes twice is one row."""
+    """Group (frame, adapter) pairs into passes; a pair that comes twice is one row.
+
+    The groups of a pass come by fork, then by content hash: their order does not depend on the pairs'.
+    """
     by_preprocessing: dict[Preprocessing, dict[str, tuple[Adapter, set[int]]]] = {}
     for frame, adapter in wanted:
         adapters = by_preprocessing.setdefault(adapter.manifest.preprocessing, {})
@@ -49,4 +52,8 @@ def _pass(preprocessing: Preprocessing, adapters: list[tuple[Adapter, set[int]]]
     frames = tuple(sorted(set().union(*(wanting for _, wanting in adapters))))
     position = {frame: i for i, frame in enumerate(frames)}
     groups = (Group(adapter, tuple(position[frame] for frame in sorted(wanting))) for adapter, wanting in adapters)
-    return Pass(preprocessing, frames, tuple(sorted(groups, key=lambda group: group.adapter.fork)))
+    return Pass(preprocessing, frames, tuple(sorted(groups, key=_order)))
+
+
+def _order(group: Group) -> tuple[int, str]:
+    return group.adapter.fork, group.adapter.content_hash
