@@ -1,0 +1,1 @@
+"""The demo: what it draws, trains, serves and shows."""
