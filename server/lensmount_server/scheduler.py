@@ -16,11 +16,12 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from lensmount.errors import LensmountError, ServerError, TooLargeError, UnavailableError
+from lensmount.errors import TooLargeError, UnavailableError
 from lensmount_adapters.adapter import Adapter
 from lensmount_adapters.outcome import decide, probabilities
 from lensmount_adapters.pictures import Pixels
 from lensmount_adapters.preprocessing import Preprocessing
+from lensmount_server.defects import known
 from lensmount_server.engine.runtime import Engine, Job
 from lensmount_server.frames import Answer, Frame, VersionId, Want
 from lensmount_server.mounts import Mounted, Mounts
@@ -60,6 +61,7 @@ class Scheduler:
         self._mounts = mounts
         self._waiting: deque[Waiting] = deque()
         self._arrived = asyncio.Event()
+        self._closed = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._worker = asyncio.create_task(self._work(), name="scheduler")
 
@@ -75,19 +77,22 @@ class Scheduler:
     async def logits(self, pixels: Pixels, adapter: Adapter) -> Tensor:
         """The logits (labels,) of one adapter that need not be live, through the same path."""
         mounted = (Mounted(VersionId(adapter.manifest.task, 0, adapter.content_hash), adapter),)
-        return (await self._run(pixels, {}, lambda: mounted)).logits[0]
+        prepared = await asyncio.to_thread(_prepare, pixels, mounted)
+        return (await self._run(pixels, prepared, lambda: mounted)).logits[0]
 
     async def close(self) -> None:
         """Finish the batch under way and refuse what still waits."""
-        self._worker.cancel()
-        await asyncio.gather(self._worker, return_exceptions=True)
+        self._closed = True
         for waiting in self._waiting:
             if not waiting.future.done():
                 waiting.future.set_exception(UnavailableError("the server is stopping", fix="call again"))
+        self._waiting.clear()
+        self._arrived.set()
+        await self._worker
         await asyncio.to_thread(self._thread.shutdown)
 
     async def _run(self, pixels: Pixels, prepared: Prepared, resolve: Callable[[], tuple[Mounted, ...]]) -> Outcome:
-        if self._worker.done():
+        if self._closed:
             raise UnavailableError("the server is stopping", fix="call again")
         if len(self._waiting) >= MAX_WAITING:
             fix = "send fewer frames, or let the stream drop them: drop_policy NEWEST"
@@ -98,7 +103,7 @@ class Scheduler:
         return await waiting.future
 
     async def _work(self) -> None:
-        while True:
+        while not self._closed:
             await self._arrived.wait()
             batch = self._take()
             if batch:
@@ -113,8 +118,8 @@ class Scheduler:
                 continue
             try:
                 batch.append((waiting, waiting.resolve()))
-            except LensmountError as error:
-                waiting.future.set_exception(error)
+            except Exception as error:  # noqa: BLE001 - whatever it is must reach its caller, not end the loop
+                waiting.future.set_exception(known(error))
         if not self._waiting:
             self._arrived.clear()
         return batch
@@ -124,11 +129,12 @@ class Scheduler:
         jobs = [Job(w.pixels, tuple(m.adapter for m in mounted), w.prepared) for w, mounted in batch]
         try:
             logits = await asyncio.get_running_loop().run_in_executor(self._thread, self.engine.run, jobs)
+            pairs = list(zip(batch, logits, strict=True))
         except Exception as error:  # noqa: BLE001 - whatever torch raises must reach the callers, not end the loop
             await self._contain(batch, error)
             return
         spent = (time.perf_counter() - start) * 1e3
-        for (waiting, mounted), rows in zip(batch, logits, strict=True):
+        for (waiting, mounted), rows in pairs:
             if not waiting.future.done():
                 waiting.future.set_result(Outcome(mounted, rows, (start - waiting.since) * 1e3, spent))
 
@@ -140,8 +146,7 @@ class Scheduler:
             return
         ((waiting, _),) = batch
         if not waiting.future.done():
-            known = error if isinstance(error, LensmountError) else ServerError(f"the engine failed: {error}")
-            waiting.future.set_exception(known)
+            waiting.future.set_exception(known(error))
 
 
 def _prepare(pixels: Pixels, mounted: Sequence[Mounted]) -> Prepared:

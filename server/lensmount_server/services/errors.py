@@ -8,18 +8,15 @@ server's limit are refused here too, before a service sees them.
 from __future__ import annotations
 
 import asyncio
-import logging
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeAlias
 
 import grpc
 from grpc_status import rpc_status
 
-from lensmount.errors import LensmountError, ServerError, TooLargeError
+from lensmount.errors import TooLargeError
 from lensmount.status import to_status
-
-log = logging.getLogger(__name__)
+from lensmount_server.defects import known
 
 MAX_MESSAGE_BYTES = 32 << 20
 # Beyond this gRPC itself refuses a message, before it is whole in memory.
@@ -81,14 +78,7 @@ def _wrap_stream(method: Callable[[Any, Any], AsyncIterator[Any]]) -> Callable[[
 async def _abort(context: Context, error: Exception) -> None:
     if isinstance(error, grpc.aio.AbortError):
         raise error
-    known = error if isinstance(error, LensmountError) else _defect(error)
-    await context.abort_with_status(rpc_status.to_status(to_status(known)))
-
-
-def _defect(error: Exception) -> ServerError:
-    trace_id = uuid.uuid4().hex[:12]
-    log.error("defect %s", trace_id, exc_info=error)
-    return ServerError(f"a defect of the server, {trace_id} in its log", fix="report it with that part of the log")
+    await context.abort_with_status(rpc_status.to_status(to_status(known(error))))
 
 
 def checked(request: Any) -> Any:

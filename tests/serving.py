@@ -1,0 +1,215 @@
+"""A real server on loopback for one test, small packages with their oracles, and what a refused call says."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from factories import fitted, head_package, lora_package, prepared, random_backbone, replaced_package
+from lensmount import AsyncClient
+from lensmount.errors import LensmountError
+from lensmount.status import from_rpc_error
+from lensmount.v1 import common_pb2, inference_pb2
+from lensmount.v1.adapters_pb2_grpc import AdapterServiceStub
+from lensmount.v1.inference_pb2_grpc import InferenceServiceStub
+from lensmount.v1.sources_pb2_grpc import SourceServiceStub
+from lensmount_adapters.adapter import Adapter
+from lensmount_adapters.backbones import Backbone
+from lensmount_adapters.heads import HeadSpec
+from lensmount_adapters.pictures import Pixels
+from lensmount_server.app import running
+from lensmount_server.config import ServeConfig
+
+if TYPE_CHECKING:
+    from lensmount.v1.adapters_pb2_grpc import AdapterServiceAsyncStub
+    from lensmount.v1.inference_pb2_grpc import InferenceServiceAsyncStub
+    from lensmount.v1.sources_pb2_grpc import SourceServiceAsyncStub
+
+PATIENCE_S = 60.0
+# Scores of the whole server against those of PEFT's own model; other versions differ by far more.
+CLOSE = 1e-4
+
+
+@dataclass(frozen=True, eq=False)
+class Version:
+    """A package folder, its adapter on the backbone, and the logits that its oracle gives for a picture."""
+
+    folder: Path
+    adapter: Adapter
+    logits: Callable[[Pixels], Tensor]
+
+    def scores(self, pixels: Pixels) -> tuple[float, ...]:
+        """What the server must answer for uint8 RGB (height, width, 3)."""
+        return tuple(torch.softmax(self.logits(pixels), dim=-1).tolist())
+
+
+@dataclass(frozen=True, eq=False)
+class Kit:
+    """A small backbone with its weights as a file; packages for it: three versions of one task, and two more tasks."""
+
+    backbone: Backbone
+    weights: Path
+    defect: tuple[Version, Version, Version]
+    surface: Version
+    grade: Version
+
+    @property
+    def versions(self) -> tuple[Version, ...]:
+        """All of them."""
+        return (*self.defect, self.surface, self.grade)
+
+
+def build_kit(folder: Path) -> Kit:
+    """Make the backbone and its packages in `folder`."""
+    backbone = random_backbone()
+    weights = folder / "test_vit.safetensors"
+    save_file(backbone.model.state_dict(), weights)
+    first, second, third = (_lora(folder / f"defect-{seed}", backbone, seed) for seed in (1, 2, 3))
+    return Kit(
+        backbone,
+        weights,
+        (first, second, third),
+        _head(folder / "surface", backbone),
+        _replaced(folder / "grade", backbone),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Served:
+    """A server that runs, its client, and raw stubs on a channel of their own."""
+
+    address: str
+    data_dir: Path
+    client: AsyncClient
+    channel: grpc.aio.Channel
+    inference: InferenceServiceAsyncStub
+    adapters: AdapterServiceAsyncStub
+    sources: SourceServiceAsyncStub
+
+
+@asynccontextmanager
+async def serving(kit: Kit, data_dir: Path) -> AsyncIterator[Served]:
+    """A real server in this event loop, on a free port of loopback."""
+    config = ServeConfig(data_dir, "127.0.0.1:0", kit.backbone.name, kit.weights)
+    options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+    async with (
+        running(config) as (address, _),
+        AsyncClient(address, timeout=PATIENCE_S) as client,
+        grpc.aio.insecure_channel(address, options=options) as channel,
+    ):
+        stubs: tuple[Any, Any, Any] = (
+            InferenceServiceStub(channel),
+            AdapterServiceStub(channel),
+            SourceServiceStub(channel),
+        )
+        yield Served(address, data_dir, client, channel, *stubs)
+
+
+async def eventually(holds: Callable[[], object], what: str) -> None:
+    """Wait until something holds; fail the test after a minute."""
+    for _ in range(round(PATIENCE_S / 0.005)):
+        if holds():
+            return
+        await asyncio.sleep(0.005)
+    pytest.fail(f"not within {PATIENCE_S:g} s: {what}")
+
+
+async def refused(call: Awaitable[object] | AsyncIterable[object]) -> LensmountError:
+    """The error of a raw call that must fail: one status of ours, without a trace in any part of it."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await asyncio.wait_for(_finish(call), PATIENCE_S)
+    return told(caught.value)
+
+
+async def _finish(call: Awaitable[object] | AsyncIterable[object]) -> None:
+    if isinstance(call, AsyncIterable):
+        async for _ in call:
+            pass
+    else:
+        await call
+
+
+def told(error: grpc.aio.AioRpcError) -> LensmountError:
+    """What a status says, after a look for traces of Python in all of it."""
+    trailers = [value if isinstance(value, bytes) else value.encode() for _, value in error.trailing_metadata()]
+    for part in ((error.details() or "").encode(), (error.debug_error_string() or "").encode(), *trailers):
+        assert b"Traceback" not in part
+        assert b'File "' not in part
+        assert b".py" not in part
+    known = from_rpc_error(error)
+    assert known.code is error.code()
+    return known
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a data directory holds: uploads under way, packages, and the hashes of registered versions."""
+
+    staging: frozenset[str]
+    blobs: frozenset[str]
+    rows: frozenset[str]
+
+    @property
+    def whole(self) -> bool:
+        """Nothing is half there."""
+        return not self.staging and self.blobs == self.rows
+
+
+def kept(data_dir: Path) -> Kept:
+    """Look into a data directory, past the server."""
+    with closing(sqlite3.connect(data_dir / "registry.sqlite")) as database:
+        rows = database.execute("SELECT content_hash FROM adapter_versions").fetchall()
+    names = {part: frozenset(path.name for path in (data_dir / part).iterdir()) for part in ("staging", "blobs")}
+    return Kept(names["staging"], names["blobs"], frozenset(row[0] for row in rows))
+
+
+def refs(*tasks: str) -> list[common_pb2.TaskRef]:
+    """Tasks that follow their `live` alias."""
+    return [common_pb2.TaskRef(task=task) for task in tasks]
+
+
+def raw_frame(pixels: Pixels, pts_ns: int = 0) -> inference_pb2.RawFrame:
+    """RGB pixels as a message."""
+    height, width, _ = pixels.shape
+    rgb = inference_pb2.PIXEL_FORMAT_RGB24
+    return inference_pb2.RawFrame(width=width, height=height, pixel_format=rgb, data=pixels.tobytes(), pts_ns=pts_ns)
+
+
+def scores_of(result: common_pb2.Result) -> tuple[float, ...]:
+    """The scores of a result, in the task's own order."""
+    return tuple(each.score for each in result.scores)
+
+
+def _lora(folder: Path, backbone: Backbone, seed: int) -> Version:
+    oracle = lora_package(folder, backbone, task="defect", segments=(-2, -3), seed=seed)
+    return _version(folder / "package", backbone, lambda pixels: oracle(prepared(backbone, [pixels]))[0])
+
+
+def _replaced(folder: Path, backbone: Backbone) -> Version:
+    oracle = replaced_package(folder, backbone, task="grade", labels=4, seed=5)
+    return _version(folder, backbone, lambda pixels: oracle(prepared(backbone, [pixels]))[0])
+
+
+def _head(folder: Path, backbone: Backbone) -> Version:
+    head = head_package(folder, backbone, task="surface", labels=5, seed=6, head=HeadSpec())
+
+    def logits(pixels: Pixels) -> Tensor:
+        row: Tensor = head(backbone.pool(backbone.forward_features(prepared(backbone, [pixels]))))[0]
+        return row
+
+    return _version(folder, backbone, logits)
+
+
+def _version(folder: Path, backbone: Backbone, logits: Callable[[Pixels], Tensor]) -> Version:
+    return Version(folder, fitted(folder, backbone), torch.inference_mode()(logits))
