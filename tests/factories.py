@@ -26,7 +26,7 @@ from lensmount_adapters.pictures import Pixels
 # The smallest models of the families that timm has no test model for.
 SMALL: dict[str, dict[str, Any]] = {
     "swin_tiny_patch4_window7_224": {"embed_dim": 24, "depths": (1, 1, 2, 1), "num_heads": (2, 2, 4, 4)},
-    "densenet121": {"growth_rate": 8, "block_config": (2, 2, 3, 2), "num_init_features": 16},
+    "densenet121": {"growth_rate": 8, "block_config": (2, 2, 3, 2)},
 }
 
 

@@ -96,12 +96,13 @@ def wrap(model: nn.Module, name: str) -> Backbone:
 
 
 def create_model(name: str, **options: Any) -> nn.Module:
-    """Create timm's model `name` without weights and without classifier.
+    """Create timm's model `name`, with or without a tag, without weights and without classifier.
 
-    Raises InvalidInputError with the nearest names when timm has no such model.
+    Raises InvalidInputError with the nearest names when timm has no such model or tag.
     """
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+    known = [*timm.list_models(), *timm.list_models(pretrained=True)]
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3)
         hint = f"use one of timm's names, such as {', '.join(near)}" if near else "use a name of timm.list_models()"
         raise InvalidInputError("timm has no model of this name", field="backbone", value=name, fix=hint)
     model: nn.Module = timm.create_model(name, pretrained=False, num_classes=0, **options)
