@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from lensmount.errors import InvalidInputError
@@ -20,7 +20,7 @@ class SourceSpec:
     """A source as its owner wants it. `loop` starts a file again at its end."""
 
     name: str
-    url: str
+    url: str = field(repr=False)  # may hold a password
     wants: tuple[Want, ...]
     policy: DropPolicy = DropPolicy.NEWEST
     loop: bool = False

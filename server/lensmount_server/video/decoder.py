@@ -53,6 +53,7 @@ class PictureDecoder:
         context.options = {**context.options, "max_pixels": str(limits.max_pixels)}
         self.context = context
         self.broken = 0
+        self._time_base = Fraction(0)
         self._limits = limits
         self._converter = PictureConverter(limits)
 
@@ -67,6 +68,7 @@ class PictureDecoder:
         started = time.perf_counter()
         if packet is not None:
             packet.opaque = _Stamp(capture_time_ns)
+            self._time_base = packet.time_base  # PyAV does not hand it on to the frames of the final flush
         try:
             pictures = self.context.decode(packet)
         except av.FFmpegError:
@@ -87,7 +89,8 @@ class PictureDecoder:
         decode_ms += (time.perf_counter() - started) * 1000
         stamp = picture.opaque
         arrival = stamp.capture_time_ns if isinstance(stamp, _Stamp) else time.time_ns()
-        return Picture(pixels, _pts_ns(picture), arrival, decode_ms)
+        pts_ns = None if picture.pts is None else int(picture.pts * self._time_base * _NS)
+        return Picture(pixels, pts_ns, arrival, decode_ms)
 
     def _refuse_size(self) -> None:
         if self.context.width and self.context.height:
@@ -182,12 +185,6 @@ def _packet(data: bytes, pts_ns: int, dts_ns: int) -> av.Packet[Stream]:
     packet.pts, packet.dts = pts_ns, dts_ns
     packet.time_base = Fraction(1, _NS)
     return packet
-
-
-def _pts_ns(picture: av.VideoFrame) -> int | None:
-    if picture.pts is None or picture.time_base is None:
-        return None
-    return int(picture.pts * picture.time_base * _NS)
 
 
 def _only_parameters(data: bytes, codec: str) -> bool:

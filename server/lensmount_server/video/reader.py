@@ -1,7 +1,7 @@
 """Frames out of a file or a camera, in whatever thread asks for them.
 
-Nothing here waits for ever: FFmpeg gets time limits for opening and for reading. It
-uses about twice the limit that it is given, so it is given half.
+Nothing here waits for ever: FFmpeg gets time limits for opening and for reading. For
+reading it takes twice what it is given, so it is given half.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class VideoReader:
     """Reads one address.
 
     A camera is read as it sends. A file is read at its own pace and, with `loop`, again
-    and again: indices keep counting and times keep rising. Of several video streams the
-    best one is taken.
+    and again: indices keep counting and times keep rising. Of several video streams
+    FFmpeg's best one is taken (marked as default, else more pictures, else more bits).
     """
 
     def __init__(
@@ -101,12 +101,12 @@ class VideoReader:
                 return
 
     def _open(self) -> InputContainer:
-        half = self._options.silence_s / 2
+        silence_s = self._options.silence_s
         options = {**self._address.options, "max_pixels": str(self._options.limits.max_pixels)}
         if self._address.live:
-            options["timeout"] = str(round(half * 1e6))
+            options["timeout"] = str(round(silence_s * 1e6))
         try:
-            return av.open(self._address.url, "r", options=options, timeout=half)
+            return av.open(self._address.url, "r", options=options, timeout=(silence_s, silence_s / 2))
         except av.FFmpegError as error:
             raise self._why_not_open(error) from error
 
