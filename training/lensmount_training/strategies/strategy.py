@@ -1,0 +1,70 @@
+"""What a strategy gets and what it gives back. It never sees the test set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from lensmount_adapters.backbones import Backbone
+from lensmount_adapters.manifest import Edit
+from lensmount_training.data import Pictures
+from lensmount_training.progress import Progress
+
+Settings = Mapping[str, str | int | float | bool]
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What to learn: the backbone (not to be changed), labels, and pictures to learn and to choose by."""
+
+    backbone: Backbone
+    labels: tuple[str, ...]
+    train: Pictures
+    validation: Pictures
+    seed: int
+
+    @property
+    def class_weights(self) -> Tensor:
+        """float32 (labels,): rare classes weigh more, so that all weigh the same in sum; mean 1 over the pictures."""
+        counts = torch.bincount(self.train.targets, minlength=len(self.labels))
+        return len(self.train) / (len(self.labels) * counts.float())
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """An adapter before it is packed.
+
+    `tensors` are named as in the model and are all that was trained, `forward` goes from normalised
+    rows (n, 3, height, width) to logits (n, labels) in fp32, `lora` is PEFT's config or None,
+    `settings` what the strategy used and `metrics` what it measured on the way.
+    """
+
+    tensors: Mapping[str, Tensor]
+    forward: Callable[[Tensor], Tensor]
+    settings: Settings
+    edits: tuple[Edit, ...] = ()
+    lora: Mapping[str, object] | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers were trained."""
+        return sum(tensor.numel() for tensor in self.tensors.values())
+
+
+class Strategy(Protocol):
+    """A way to train; its attributes are its settings."""
+
+    @property
+    def name(self) -> str:
+        """The word on the command line and in the package."""
+
+    def train(self, problem: Problem, progress: Progress) -> Trained:
+        """Train; the same problem and settings give the same tensors to the bit on the same machine.
+
+        Raises InvalidInputError for a setting that can not work, and when the loss is no number.
+        """
