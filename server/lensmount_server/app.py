@@ -85,6 +85,7 @@ async def running(config: ServeConfig) -> AsyncIterator[tuple[str, Backbone]]:
         scheduler = Scheduler(Engine(backbone), mounts)
         stack.push_async_callback(scheduler.close)
         catalog = Catalog(registry, mounts, scheduler)
+        stack.push_async_callback(catalog.close)
         await catalog.load_aliases()
         hub = Hub()
         sources = SourceManager(catalog, hub)

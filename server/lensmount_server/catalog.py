@@ -1,6 +1,8 @@
 """Adapters from the outside to the engine: register, promote, load.
 
-What is on disk (registry) and what can answer (mounts) meet here and nowhere else.
+What is on disk (registry) and what can answer (mounts) meet here and nowhere else. A
+registration or promotion that was begun is finished even when its caller goes away in the
+middle: disk and memory never tell two different stories.
 """
 
 from __future__ import annotations
@@ -8,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from lensmount.errors import IncompatibleError, LensmountError, NotFoundError
 from lensmount_adapters.adapter import fit
@@ -23,6 +26,11 @@ from lensmount_server.registry import Record, Registry
 from lensmount_server.scheduler import Scheduler
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# Writes an upload to a path, and says how that was checked.
+Receive = Callable[[Path], Awaitable[Check]]
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,7 @@ class Catalog:
         self._mounts = mounts
         self._scheduler = scheduler
         self._promoting = asyncio.Lock()
+        self._begun: set[asyncio.Task[Any]] = set()
 
     async def load_aliases(self) -> None:
         """Mount what every alias points at; a version that can not be loaded is logged and left out."""
@@ -62,37 +71,23 @@ class Catalog:
             except LensmountError as error:
                 log.error("%s@%s can not answer: %s", record.id.task, alias, error)
 
-    async def register(self, archive: Path, folder: Path, received: Check, alias: str = "") -> Registration:
-        """Take an uploaded archive through the gate into the registry; `folder` is where to unpack it.
+    async def close(self) -> None:
+        """Wait for the registrations and promotions under way."""
+        await asyncio.gather(*self._begun, return_exceptions=True)
 
-        `received` is the check of the upload itself; `alias` is pointed at the version when it is
-        given. Raises the first check's error; nothing is kept then.
+    async def register(self, receive: Receive, alias: str = "") -> Registration:
+        """Take an upload through the gate into the registry, then point `alias` at it when it is given.
+
+        Raises the first check's error; nothing is kept then.
         """
-        checks = [received]
-        await asyncio.to_thread(unpack, archive, folder)
-        admitted = await asyncio.to_thread(inspect, folder, self._scheduler.engine.backbone, checks)
-        await golden_check(admitted, self._scheduler.logits, self._scheduler.engine.precision, checks)
-        record, is_new = await asyncio.to_thread(self.registry.add, admitted.package, folder)
-        self._mounts.pin(Mounted(record.id, admitted.adapter))
-        if alias:
-            await self.promote(record.id.task, alias, record.id.version)
-            record = await asyncio.to_thread(self.registry.get, record.id.task, record.id.version)
-        return Registration(record, tuple(checks), is_new)
+        return await self._finish(self._register(receive, alias))
 
     async def promote(self, task: str, alias: str, version: int, expected: int | None = None) -> Promotion:
         """Point an alias at a version: loaded first, then written down, then answering.
 
         Raises NotFoundError, ConflictError, or IncompatibleError for a version that can not be loaded.
         """
-        start = time.perf_counter()
-        async with self._promoting:
-            record = await asyncio.to_thread(self.registry.get, task, version)
-            mounted = await self._load(record)
-            previous = await asyncio.to_thread(self.registry.set_alias, task, alias, version, expected)
-            self._mounts.point(alias, mounted)
-        switch_ms = (time.perf_counter() - start) * 1e3
-        log.info("%s@%s: version %d answers instead of %d", task, alias, version, previous)
-        return Promotion(task, alias, version, previous, switch_ms)
+        return await self._finish(self._promote(task, alias, version, expected))
 
     async def ensure(self, wants: Iterable[Want]) -> list[Mounted]:
         """The adapters of `wants` now; a pinned version stays in memory while the result is held.
@@ -107,6 +102,37 @@ class Catalog:
         answers = await self._scheduler.answer(frame, wants)
         del held
         return answers
+
+    async def _finish(self, work: Coroutine[Any, Any, T]) -> T:
+        begun = asyncio.create_task(work)
+        self._begun.add(begun)
+        begun.add_done_callback(self._begun.discard)
+        return await asyncio.shield(begun)
+
+    async def _register(self, receive: Receive, alias: str) -> Registration:
+        with self.registry.staging() as staging:
+            archive, folder = staging / "upload.zip", staging / "package"
+            checks = [await receive(archive)]
+            await asyncio.to_thread(unpack, archive, folder)
+            admitted = await asyncio.to_thread(inspect, folder, self._scheduler.engine.backbone, checks)
+            await golden_check(admitted, self._scheduler.logits, self._scheduler.engine.precision, checks)
+            record, is_new = await asyncio.to_thread(self.registry.add, admitted.package, folder)
+        self._mounts.pin(Mounted(record.id, admitted.adapter))
+        if alias:
+            await self._promote(record.id.task, alias, record.id.version)
+            record = await asyncio.to_thread(self.registry.get, record.id.task, record.id.version)
+        return Registration(record, tuple(checks), is_new)
+
+    async def _promote(self, task: str, alias: str, version: int, expected: int | None = None) -> Promotion:
+        start = time.perf_counter()
+        async with self._promoting:
+            record = await asyncio.to_thread(self.registry.get, task, version)
+            mounted = await self._load(record)
+            previous = await asyncio.to_thread(self.registry.set_alias, task, alias, version, expected)
+            self._mounts.point(alias, mounted)
+        switch_ms = (time.perf_counter() - start) * 1e3
+        log.info("%s@%s: version %d answers instead of %d", task, alias, version, previous)
+        return Promotion(task, alias, version, previous, switch_ms)
 
     async def _pinned(self, want: Want) -> Mounted:
         ready = self._mounts.find(want.task, want.version)
@@ -123,12 +149,10 @@ class Catalog:
     def _read(self, record: Record) -> Mounted:
         """Read a version from disk; the content must still be what its hash says."""
         folder = self.registry.folder(record.id.content_hash)
-        where = f"{record.id.task}:{record.id.version}"
+        where, fix = f"{record.id.task}:{record.id.version}", "register the package again, and look at the disk"
         if not folder.is_dir():
-            raise NotFoundError("its package is gone from the data directory", field="adapter", value=where)
+            raise NotFoundError("its package is gone from the data directory", field="adapter", value=where, fix=fix)
         package = read_package(folder)
         if package.content_hash != record.id.content_hash:
-            fix = "register the package again; look at the disk"
-            message = "its package was changed on disk"
-            raise IncompatibleError(message, field="adapter", value=where, fix=fix)
+            raise IncompatibleError("its package was changed on disk", field="adapter", value=where, fix=fix)
         return Mounted(record.id, fit(package, self._scheduler.engine.backbone))

@@ -13,17 +13,18 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Row, func, select
 from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.exc import DatabaseError
 
 from lensmount.errors import ConflictError, NotFoundError, UnavailableError
 from lensmount_adapters.manifest import Manifest
-from lensmount_adapters.package import Package
+from lensmount_adapters.package import Package, content_hash
 from lensmount_server.frames import VersionId
 from lensmount_server.registry.tables import aliases, open_database, versions
 
@@ -54,8 +55,14 @@ class Registry:
             fix = "give --data-dir a folder that you may write"
             raise UnavailableError(str(error), field="data_dir", value=directory, fix=fix) from error
         self._claim()
-        self._database = open_database(directory / "registry.sqlite")
-        self._sweep()
+        try:
+            self._database = open_database(directory / "registry.sqlite")
+            self._sweep()
+        except DatabaseError as error:
+            self._lock.close()
+            fix = "put back a copy of registry.sqlite, or give --data-dir another folder"
+            message = f"registry.sqlite can not be read: {error.orig}"
+            raise UnavailableError(message, field="data_dir", value=directory, fix=fix) from error
 
     def close(self) -> None:
         """Close the database and let go of the directory."""
@@ -73,16 +80,17 @@ class Registry:
             shutil.rmtree(folder, ignore_errors=True)
 
     def add(self, package: Package, folder: Path) -> tuple[Record, bool]:
-        """Keep a checked package (its folder is moved in); False when its content was there before."""
+        """Keep a checked package (its folder is moved in); False when its content was there before.
+
+        What was there and is damaged by now is put right.
+        """
         with self._write:
             known = self._by_hash(package.content_hash)
-            if known:
-                return known, False
-            shutil.rmtree(self.folder(package.content_hash), ignore_errors=True)
-            folder.rename(self.folder(package.content_hash))
-            with self._database.begin() as connection:
-                self._insert(connection, package)
-        return self.get(package.manifest.task, self._latest(package.manifest.task)), True
+            if known is None:
+                self._keep(package, folder)
+            elif not self._intact(package.content_hash):
+                self._move_in(folder, package.content_hash)
+            return known or self.get(package.manifest.task, self._latest(package.manifest.task)), known is None
 
     def set_alias(self, task: str, alias: str, version: int, expected: int | None) -> int:
         """Point an alias at a version; returns the version before, 0 when the alias is new.
@@ -168,6 +176,25 @@ class Registry:
         leftover = [path for path in self._blobs.iterdir() if path.name not in known]
         for path in (*leftover, *self._staging.iterdir()):
             shutil.rmtree(path, ignore_errors=True)
+
+    def _keep(self, package: Package, folder: Path) -> None:
+        """Move a package to its place and write its row; without the row it does not stay there."""
+        with ExitStack() as undo:
+            undo.callback(shutil.rmtree, self.folder(package.content_hash), ignore_errors=True)
+            self._move_in(folder, package.content_hash)
+            with self._database.begin() as connection:
+                self._insert(connection, package)
+            undo.pop_all()
+
+    def _move_in(self, folder: Path, hash_: str) -> None:
+        shutil.rmtree(self.folder(hash_), ignore_errors=True)
+        folder.rename(self.folder(hash_))
+
+    def _intact(self, hash_: str) -> bool:
+        try:
+            return content_hash(self.folder(hash_)) == hash_
+        except OSError:
+            return False
 
     def _insert(self, connection: Connection, package: Package) -> None:
         task = package.manifest.task

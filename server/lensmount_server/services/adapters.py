@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator
+from functools import partial
 
 from lensmount.errors import InvalidInputError, UnimplementedError
 from lensmount.v1 import adapters_pb2, adapters_pb2_grpc
@@ -29,10 +30,8 @@ class AdapterService(adapters_pb2_grpc.AdapterServiceServicer):
         """Take a package through the gate; set the alias it asked for."""
         header = await receive_header(request_iterator)
         alias = _name(header.set_alias, "header.set_alias") if header.set_alias else ""
-        with self._catalog.registry.staging() as folder:
-            archive = folder / "upload.zip"
-            received = await receive_archive(request_iterator, header, archive)
-            return convert.registration(await self._catalog.register(archive, folder / "package", received, alias))
+        receive = partial(receive_archive, request_iterator, header)
+        return convert.registration(await self._catalog.register(receive, alias))
 
     async def ListAdapters(
         self, request: adapters_pb2.ListAdaptersRequest, context: Context
