@@ -13,7 +13,7 @@ import grpc
 import grpc.aio
 
 from lensmount import calls, convert, results
-from lensmount.aio_calls import answer, in_thread, send
+from lensmount.aio_calls import Ending, answer, in_thread, send
 from lensmount.aio_streams import AsyncStream, AsyncWatch, StreamCall
 from lensmount.archive import Progress, open_archive, upload_messages
 from lensmount.calls import Unary
@@ -92,8 +92,9 @@ class AsyncClient:
         with ExitStack() as stack:
             archive = await asyncio.to_thread(stack.enter_context, open_archive(path))
             call = AdapterServiceStub(self._channel).RegisterAdapter(timeout=timeout)
+            ending = Ending(call, self.address)
             await send(call, in_thread(upload_messages(archive, alias, progress)))
-            return convert.registration(await answer(call, self.address))
+            return convert.registration(await answer(call, ending))
 
     async def adapters(self, task: str = "") -> AsyncIterator[results.Adapter]:
         """Registered versions, newest first, of one task or of all; pages are fetched as needed."""
@@ -175,4 +176,4 @@ class AsyncClient:
     ) -> AnswerT:
         method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(call.path)
         pending = method(call.payload, timeout=limit_s or self._timeout, wait_for_ready=wait_for_ready)
-        return call.parse(await answer(pending, self.address))
+        return call.parse(await answer(pending, Ending(pending, self.address)))

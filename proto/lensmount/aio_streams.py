@@ -13,11 +13,10 @@ from typing import Generic, Self, TypeVar
 import grpc
 
 from lensmount.accounts import StreamAccount, WatchAccount
-from lensmount.aio_calls import IncomingCall, being_cancelled, cancelled_by_server, send
+from lensmount.aio_calls import Ending, IncomingCall, being_cancelled, send
 from lensmount.errors import LensmountError
 from lensmount.feed import Item, Pacer, Packer
 from lensmount.results import Result, Source
-from lensmount.status import from_rpc_error
 from lensmount.v1 import inference_pb2, sources_pb2
 
 MessageT = TypeVar("MessageT")
@@ -35,6 +34,7 @@ class AsyncIncoming(AsyncIterator[ItemT], Generic[MessageT, ItemT]):
     """
 
     _call: IncomingCall[MessageT] | None = None
+    _ending: Ending
     _answers: AsyncIterator[MessageT]
     _closed = False
 
@@ -75,18 +75,19 @@ class AsyncIncoming(AsyncIterator[ItemT], Generic[MessageT, ItemT]):
     async def _receive(self) -> MessageT:
         if self._call is None:
             self._call = await self._start()
+            self._ending = Ending(self._call, self._address)
             self._answers = aiter(self._call)
         try:
             return await anext(self._answers)
         except StopAsyncIteration:
             await self._end(None)
         except grpc.RpcError as error:
-            await self._end(from_rpc_error(error, self._address))
+            await self._end(await self._ending.error(error))
         except asyncio.CancelledError:
             if being_cancelled():
                 await self.close()
                 raise
-            await self._end(await cancelled_by_server(self._call, self._address))
+            await self._end(await self._ending.cancelled())
         raise StopAsyncIteration
 
     async def _end(self, error: LensmountError | None) -> None:

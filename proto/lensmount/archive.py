@@ -102,8 +102,8 @@ def _add(archive: zipfile.ZipFile, folder: Path, member: Path) -> None:
 
 @contextmanager
 def _zip_file(path: Path) -> Iterator[IO[bytes]]:
-    if not path.exists():
-        raise _wrong("nothing there", path)
+    if not path.is_file():
+        raise _wrong("not a file" if path.exists() else "nothing there", path)
     with path.open("rb") as file:
         if MANIFEST not in _entries(path, file):
             raise _wrong(f"no {MANIFEST} at the top of the archive", path)

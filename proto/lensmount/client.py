@@ -104,9 +104,12 @@ class Client:
         with open_archive(path) as archive:
             messages = Guarded(upload_messages(archive, alias, progress))
             try:
-                return convert.registration(upload(messages, timeout=timeout))
+                answer = upload(messages, timeout=timeout)
             except grpc.RpcError as error:
                 raise messages.error or from_rpc_error(error, self.address) from error
+            if messages.error:
+                raise messages.error
+        return convert.registration(answer)
 
     def adapters(self, task: str = "") -> Iterator[results.Adapter]:
         """Registered versions, newest first, of one task or of all; pages are fetched as needed."""

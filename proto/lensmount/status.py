@@ -26,7 +26,7 @@ from lensmount.errors import LensmountError
 DOMAIN = "lensmount"
 
 # gRPC refuses more than 8 KiB of metadata; a hostile name must not turn an error into another one.
-_MESSAGE_LIMIT, _FIELD_LIMIT = 400, 200
+_MESSAGE_BYTES, _FIELD_BYTES = 600, 200
 
 # What a status without our details means, and what to do: gRPC's own words name neither.
 _BARE: dict[grpc.StatusCode, tuple[type[LensmountError], str, str]] = {
@@ -52,8 +52,8 @@ _BARE: dict[grpc.StatusCode, tuple[type[LensmountError], str, str]] = {
 
 def to_status(error: LensmountError) -> status_pb2.Status:
     """The status with its details; `context.abort_with_status(rpc_status.to_status(…))` sends it."""
-    message, field = _clip(error.message, _MESSAGE_LIMIT), _clip(error.field, _FIELD_LIMIT)
-    facts = {"field": field, "value": _clip(error.value, _FIELD_LIMIT), "fix": _clip(error.fix, _MESSAGE_LIMIT)}
+    message, field = _clip(error.message, _MESSAGE_BYTES), _clip(error.field, _FIELD_BYTES)
+    facts = {"field": field, "value": _clip(error.value, _FIELD_BYTES), "fix": _clip(error.fix, _MESSAGE_BYTES)}
     status = status_pb2.Status(code=_number(error.code), message=message)
     if field:
         violation = error_details_pb2.BadRequest.FieldViolation(field=field, description=message)
@@ -115,8 +115,8 @@ def _number(code: grpc.StatusCode) -> int:
 
 
 def _clip(text: str, limit: int) -> str:
-    clean = text.encode("utf-8", "replace").decode()
-    return clean if len(clean) <= limit else f"{clean[: limit - 1]}…"
+    data = text.encode("utf-8", "replace")
+    return data.decode() if len(data) <= limit else data[: limit - 3].decode("utf-8", "ignore") + "…"
 
 
 def _reason(kind: type[LensmountError]) -> str:

@@ -97,22 +97,31 @@ def _parameter_sets(av: ModuleType, stream: VideoStream, codec: Codec) -> bytes:
 
 
 class _Clock:
-    """Presentation and decoding time of each packet, in nanoseconds from the stream's first picture."""
+    """Presentation and decoding time of each packet, in nanoseconds from the stream's first picture.
+
+    What a container leaves out is the nominal time where it tells none at all, else the
+    decoding time before (Matroska tells none for the first pictures).
+    """
 
     def __init__(self, stream: VideoStream, fps: float) -> None:
         self._tick = stream.time_base or Fraction(1, 90_000)
         self._zero = stream.start_time or 0
         self._frame_ns = 1e9 / fps
         self._count = 0
+        self._dts: int | None = None
 
     def __call__(self, packet: Packet[VideoStream]) -> tuple[int, int]:
         nominal = round(self._count * self._frame_ns)
         self._count += 1
-        pts = nominal if packet.pts is None else self._ns(packet.pts)
-        return pts, pts if packet.dts is None else self._ns(packet.dts)
+        pts = self._ns(packet.pts)
+        dts = self._ns(packet.dts)
+        if dts is None:
+            dts = nominal if pts is None else min(pts, pts if self._dts is None else self._dts)
+        self._dts = dts
+        return dts if pts is None else pts, dts
 
-    def _ns(self, ticks: int) -> int:
-        return round((ticks - self._zero) * self._tick * 1_000_000_000)
+    def _ns(self, ticks: int | None) -> int | None:
+        return None if ticks is None else round((ticks - self._zero) * self._tick * 1_000_000_000)
 
 
 def _video_stream(container: InputContainer, path: str | os.PathLike[str]) -> VideoStream:
