@@ -231,6 +231,21 @@ async def test_leaving_a_stream_leaves_nothing_running() -> None:
     assert state == type(state)(decoded=8, answered=2, dropped=Drops(failed=6))
 
 
+@pytest.mark.parametrize("turns", range(8))
+async def test_being_cancelled_between_mailbox_and_answerer_closes_the_account(turns: int) -> None:
+    mailbox = Mailbox(DropPolicy.NEWEST)
+    stream = Stream("s", mailbox, Echo(30), WANTS)
+    reading = asyncio.create_task(collect(stream))
+    await asyncio.sleep(0.01)
+    mailbox.put(frame(0))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    reading.cancel()
+    await asyncio.gather(reading, return_exceptions=True)
+    assert stream.account.state().dropped == Drops(failed=1)
+    assert stream.account.state().in_flight == 0
+
+
 async def test_being_cancelled_while_waiting_closes_the_account() -> None:
     mailbox = Mailbox(DropPolicy.NEWEST)
     stream = Stream("s", mailbox, Echo(30), WANTS)

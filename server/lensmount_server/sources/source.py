@@ -132,8 +132,9 @@ class Source:
 
     async def _tick(self) -> None:
         while True:
-            self._meter.read(time.monotonic(), self._mailbox.account.state().decoded)
-            idle_s = 0.0 if len(self._mailbox) else self._meter.idle_s()  # frames that wait are not the camera's fault
+            account = self._mailbox.account.state()
+            self._meter.read(time.monotonic(), account.decoded)
+            idle_s = 0.0 if account.in_flight else self._meter.idle_s()  # frames that wait are not the camera's fault
             if self._state is SourceState.LIVE and idle_s > self._options.stalled_s:
                 self._become(SourceState.STALLED, f"no frame for {self._options.stalled_s:g} s")
             elif self._state is SourceState.STALLED and not idle_s:

@@ -58,7 +58,7 @@ def _camera(url: str, kind: str) -> Address:
         raise _refused(f"?{min(words)} is an option of FFmpeg, not of a camera", url)
     # Probing decides nothing that the first key frame does not say, and costs a second of old frames.
     options = {"rtsp_transport": "tcp", "allowed_media_types": "video", "probesize": "32", "analyzeduration": "0"}
-    protocols = {"protocol_whitelist": "rtsp,rtsps,rtp,tcp,tls,udp", "format_whitelist": "rtsp"}
+    protocols = {"protocol_whitelist": "rtsp,rtsps,tcp,tls", "format_whitelist": "rtsp"}
     return Address(kind + url[len(kind) :], redacted(url), live=True, options=options | protocols)
 
 

@@ -32,7 +32,6 @@ class PictureConverter:
             format="rgb24",
             src_colorspace=_matrix(picture),
             src_color_range=_range(picture),
-            dst_color_range=ColorRange.JPEG,
             threads=1,
         )
         return np.ascontiguousarray(rgb.to_ndarray(), dtype=np.uint8)

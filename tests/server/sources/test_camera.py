@@ -79,13 +79,13 @@ async def test_a_camera_that_is_not_there_is_tried_again(answers: bool, reason: 
 
 
 async def test_removing_a_camera_that_does_not_answer_takes_no_longer_than_allowed() -> None:
-    options = SourceOptions(stop_s=0.2, reader=ReaderOptions(silence_s=3.0))
+    options = SourceOptions(stop_s=0.2, reader=ReaderOptions(silence_s=8.0))
     with peer(answers=True) as url:
         async with watched(url, options) as (manager, _):
             await asyncio.sleep(0.2)
             started = time.monotonic()
             await manager.remove("camera")
-            assert time.monotonic() - started < 2.5  # before FFmpeg's own time was up
+            assert time.monotonic() - started < 6  # before FFmpeg's own time was up
         await threads_are_gone()  # and the thread ends by itself
 
 
