@@ -24,7 +24,8 @@ from lensmount_training.progress import Progress
 MIN_PER_CLASS = 5
 MAX_LABEL_LENGTH = 100
 MAX_LABELS = 1000
-MAX_PREPARED_BYTES = 4 << 30
+# They lie in memory twice while a part is taken out.
+MAX_PREPARED_BYTES = 2 << 30
 LAYOUT = "put the pictures of each class into a folder of its own, such as parts/scratch/0001.jpg"
 
 

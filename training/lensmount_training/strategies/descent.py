@@ -31,6 +31,18 @@ class Schedule:
     weight_decay: float = 0.01
     label_smoothing: float = 0.05
 
+    def __post_init__(self) -> None:
+        """Raise InvalidInputError for a number that can not work."""
+        if not 0 < self.learning_rate < math.inf:
+            raise InvalidInputError(
+                "above 0 expected", field="learning_rate", value=self.learning_rate, fix="give a number such as 0.001"
+            )
+        for name in ("epochs", "batch"):
+            if getattr(self, name) < 1:
+                raise InvalidInputError(
+                    "1 or more expected", field=name, value=getattr(self, name), fix="give a whole number from 1"
+                )
+
     def factor(self, step: int, steps: int) -> float:
         """What the learning rate is multiplied with at `step` of `steps`, both from 0."""
         warm = max(1, round(self.warmup * steps))

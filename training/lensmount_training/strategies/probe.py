@@ -17,6 +17,8 @@ from lensmount.errors import InvalidInputError
 # From strong to weak: each solution starts from the one before.
 DECAYS = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003)
 ITERATIONS = 300
+# Of the features' root mean square. Amplifying less than this would amplify the rounding of a server in bf16.
+SMALLEST_DEVIATION = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +80,8 @@ def fit_probe(train: Examples, validation: Examples, class_weights: Tensor) -> P
 
 def _scale(features: Tensor) -> _Scale:
     deviation, mean = torch.std_mean(features.double(), dim=0, correction=0)
-    return _Scale(mean, torch.where(deviation < 1e-6, 1.0, deviation))
+    floor = SMALLEST_DEVIATION * float(features.square().mean().sqrt())
+    return _Scale(mean, deviation.clamp(min=max(floor, 1e-12)))
 
 
 def _solve(

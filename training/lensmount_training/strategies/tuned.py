@@ -85,10 +85,10 @@ def adapt(problem: Problem, probe: Probe, targets: Mapping[int, Sequence[str]], 
         r=rank, lora_alpha=alpha, target_modules=list(names), modules_to_save=[backbone.classifier], bias="none"
     )
     model: Any = copy.deepcopy(backbone.model)
-    model.reset_classifier(len(problem.labels))
-    _set_classifier(model.get_submodule(backbone.classifier), probe)
     with torch.random.fork_rng():
         torch.manual_seed(problem.seed)
+        model.reset_classifier(len(problem.labels))
+        _set_classifier(model.get_submodule(backbone.classifier), probe)
         peft = get_peft_model(model, config).eval()
     # The segments are those of the model that PEFT has edited: lists made earlier may hold replaced modules.
     return Tuned(peft, segments_of(model), min(targets), names)

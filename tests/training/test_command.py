@@ -1,0 +1,105 @@
+"""`lensmount train` as a person types it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from safetensors.torch import save_file
+
+from factories import random_backbone
+from lensmount.cli import cli
+from lensmount_adapters.package import read_package
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "test_vit.safetensors"
+    save_file(random_backbone("test_vit").model.state_dict(), path)
+    return path
+
+
+def invoke(*words: object) -> Result:
+    return CliRunner().invoke(cli, ["train", *map(str, words)])
+
+
+@pytest.fixture
+def small(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """The words that choose a small backbone, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    return ["--backbone", "test_vit", "--weights", weights]
+
+
+def test_features(digits: Path, small: list[object]) -> None:
+    result = invoke(digits, "--task", "digit", *small)
+    assert result.exit_code == 0, result.output
+    assert read_package(Path("runs/digit")).manifest.strategy == "features"
+    for words in ("sealed test", "validation", "trained parameters: 195 of", "three", "reading pictures"):
+        assert words in result.output
+    assert "lensmount register runs/digit" in result.output
+
+
+def test_lora_with_every_option_and_json(digits: Path, small: list[object], tmp_path: Path) -> None:
+    options = ["--strategy", "lora", "--epochs", 1, "--rank", 2, "--last-segments", 2, "--learning-rate", 0.002]
+    result = invoke(
+        digits, "--task", "digit", *small, *options, "--views", "identity", "--seed", 3, "--out", "mine", "--json"
+    )
+    assert result.exit_code == 0, result.output
+    said = json.loads(result.stdout.strip().splitlines()[-1])
+    package = read_package(tmp_path / "mine")
+    assert said["content_hash"] == package.content_hash
+    assert said["out"] == "mine"
+    assert said["test"]["accuracy"] == package.manifest.metrics["test_accuracy"]
+    assert said["pictures"] == {"train": 60, "validation": 12, "test": 18}
+    assert sum(map(sum, said["test"]["confusion"])) == 18
+    settings = package.manifest.provenance.settings
+    assert (settings["rank"], settings["alpha"], settings["epochs"]) == (2, 4, 1)
+    assert (settings["last_segments"], settings["learning_rate"], settings["views"]) == (2, 0.002, "identity")
+    assert package.manifest.provenance.seed == 3
+
+
+def test_a_second_run_gets_a_folder_of_its_own(digits: Path, small: list[object]) -> None:
+    words = [digits, "--task", "digit", *small, "--views", "identity"]
+    invoke(*words)
+    result = invoke(*words)
+    assert "runs/digit exists; this run goes to runs/digit-2" in result.output
+    assert sorted(path.name for path in Path("runs").iterdir() if path.is_dir()) == ["digit", "digit-2"]
+    assert len(list(Path("runs").glob("split-*.json"))) == 1
+
+
+def test_skipped_files_are_named(digits: Path, small: list[object], tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    for path in digits.rglob("*.png"):
+        copy = own / path.relative_to(digits)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    (own / "one" / "notes.txt").write_text("x")
+    result = invoke(own, "--task", "digit", *small, "--json")
+    assert "skipped one/notes.txt: the data is not a picture" in result.output
+    assert json.loads(result.stdout.strip().splitlines()[-1])["skipped"][0]["file"] == "one/notes.txt"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("nowhere", "--task", "digit"), "folder: no such folder (got nowhere). Fix:"),
+        ((".", "--task", "no name"), "task: not a task name (got no name). Fix:"),
+        ((".", "--task", "digit", "--strategy", "lora", "--learning-rate", "0"), "learning_rate: above 0 expected"),
+        ((".",), "--task"),
+    ],
+)
+def test_mistakes_are_one_sentence(words: tuple[str, ...], said: str, small: list[object]) -> None:
+    result = invoke(*words, *small)
+    assert result.exit_code == 2
+    assert said in result.output
+    assert "Traceback" not in result.output
+    assert not list(Path("runs").glob("*"))
+
+
+def test_help_teaches_by_example() -> None:
+    result = invoke("--help")
+    assert result.exit_code == 0
+    assert "lensmount train parts --task defect --strategy lora" in result.output
+    assert "parts/scratch/0001.jpg" in result.output
