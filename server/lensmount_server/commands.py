@@ -27,7 +27,11 @@ def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that describe a server; `serve` runs it, `doctor` looks whether it would run."""
     options = [
         click.option(
-            "--address", default=DEFAULT_ADDRESS, show_default=True, help="Where to listen; port 0: a free one."
+            "--address",
+            default=DEFAULT_ADDRESS,
+            show_default=True,
+            envvar="LENSMOUNT_ADDRESS",
+            help="Where to listen; port 0: a free one.",
         ),
         click.option(
             "--backbone", default=DEFAULT_BACKBONE, show_default=True, help="timm's name of the shared model."
@@ -52,7 +56,7 @@ def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @server_options
 @click.option("--threads", type=click.IntRange(0, 1024), default=0, help="Computing threads; 0: as torch chooses.")
 def serve(address: str, backbone: str, weights: Path | None, data_dir: Path, as_json: bool, threads: int) -> None:
-    r"""Run the server until Ctrl-C.
+    """Run the server until Ctrl-C.
 
     One backbone is loaded once; adapters are registered and swapped while it runs:
 
@@ -60,7 +64,7 @@ def serve(address: str, backbone: str, weights: Path | None, data_dir: Path, as_
         lensmount serve
         lensmount register runs/defect --alias live
         lensmount stream line.mp4 --task defect
-    """
+    """  # noqa: D301 - click wants the control character
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=Console(stderr=True))])
     config = ServeConfig(data_dir, address, backbone, weights, threads)
     asyncio.run(run_server(config, _announce_json if as_json else _announce))

@@ -77,7 +77,7 @@ class DemoConfig:
 @click.option("--seed", default=0, show_default=True, help="Decides every pixel and every weight.")
 @click.option("--json", "as_json", is_flag=True, help="The last line is one JSON object.")
 def demo(as_json: bool, **options: object) -> None:
-    r"""Train two tasks, stream a video through one backbone, replace an adapter on the way.
+    """Train two tasks, stream a video through one backbone, replace an adapter on the way.
 
     Everything it needs came with pip. It takes about four minutes on two cores and leaves the
     annotated video, the packages and the pictures in --out.
@@ -85,7 +85,7 @@ def demo(as_json: bool, **options: object) -> None:
     \b
         lensmount demo
         lensmount demo --data parts/ --task defect --clip line.mp4
-    """
+    """  # noqa: D301 - click wants the control character
     config = DemoConfig(**options)  # type: ignore[arg-type] # click's names are the fields
     config.check()
     console = Console(stderr=as_json)
