@@ -14,7 +14,7 @@ from pathlib import Path
 import av
 import numpy as np
 from av.container import OutputContainer
-from av.video.reformatter import Colorspace
+from av.video.reformatter import ColorRange, Colorspace
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
@@ -31,6 +31,8 @@ Progress = Callable[[int, int], None]
 
 
 _SPREAD = (75.0, 85.0)
+_BT709 = 1
+"""The number of BT.709 in H.264's tables of colour spaces, primaries and transfer functions."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ def write_clip(folder: Path, settings: ClipSettings | None = None, progress: Pro
     settings = settings or ClipSettings()
     folder.mkdir(parents=True, exist_ok=True)
     dice, grain = np.random.default_rng(settings.seed).spawn(2)
-    plates = [make_plate(order, Part.CLIP, dice) for order in _orders(settings.rounds, dice)]
+    orders = _orders(settings.rounds, dice)
+    plates = [make_plate(order, Part.CLIP, own) for order, own in zip(orders, dice.spawn(len(orders)), strict=True)]
     shots = _shots(plates, settings)
     clip = Clip(folder / "clip.mp4", folder / "clip.truth.json", ClipTruth(tuple(shot.truth for shot in shots)))
     write_truth(clip.truth, clip.truth_file)
@@ -134,9 +137,13 @@ def _encode(
 
 
 def _open_stream(container: OutputContainer, settings: ClipSettings) -> VideoStream:
-    options = {"crf": str(settings.crf), "preset": "fast", "profile": "high", "bf": str(settings.b_frames)}
+    options = {"crf": str(settings.crf), "preset": "fast", "profile": "high", "sc_threshold": "0"}
     stream = container.add_stream("libx264", rate=settings.frames_per_second, options=options)
     stream.width, stream.height, stream.pix_fmt = settings.width, settings.height, "yuv420p"
     stream.gop_size = settings.frames_per_second
-    stream.codec_context.thread_count = 2
+    context = stream.codec_context
+    context.max_b_frames = settings.b_frames
+    context.thread_count = 2
+    context.colorspace = context.color_primaries = context.color_trc = _BT709
+    context.color_range = ColorRange.MPEG
     return stream
