@@ -112,9 +112,13 @@ def lora_package(
     segments: Sequence[int] = (-2,),
     rank: int = 4,
     seed: int = 0,
+    replaced: Sequence[int] = (),
     **options: Any,
 ) -> nn.Module:
-    """Write `folder`/package, whose LoRA PEFT made with `options`; returns PEFT's own merged model, the oracle."""
+    """Write `folder`/package, whose LoRA PEFT made with `options`; returns PEFT's own merged model, the oracle.
+
+    The segments `replaced` get other tensors beside.
+    """
     targets = lora_targets(backbone, segments)
     saved = [backbone.classifier]
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, modules_to_save=saved, **options)
@@ -122,8 +126,10 @@ def lora_package(
     _shake(peft, seed)
     peft.save_pretrained(folder / "peft")
     oracle: nn.Module = peft.merge_and_unload().eval()
+    tensors = _replace(oracle, backbone, replaced, seed)
     edits = [Edit(segment=backbone.segments[i].name, kind="lora") for i in segments]
-    _write_lora(folder, backbone, oracle, manifest(backbone, task, labels, edits))
+    edits += [Edit(segment=backbone.segments[i].name, kind="replace") for i in replaced]
+    _write_lora(folder, backbone, oracle, manifest(backbone, task, labels, edits), tensors)
     return oracle
 
 
@@ -160,14 +166,9 @@ def replaced_package(
 ) -> nn.Module:
     """Write a package that replaces whole segments, statistics included; returns the full model, the oracle."""
     full = merged_model(backbone, labels, seed)
-    random = torch.Generator().manual_seed(seed)
-    edited = [backbone.segments[i] for i in segments]
-    own = {name: t for name, t in full.state_dict().items() if any(segment.owns_tensor(name) for segment in edited)}
-    for tensor in own.values():
-        if tensor.is_floating_point():
-            tensor.mul_(1 + 0.3 * torch.rand(tensor.shape, generator=random))
+    own = _replace(full, backbone, segments, seed)
     head = {name: t for name, t in full.state_dict().items() if name.startswith(f"{backbone.classifier}.")}
-    edits = [Edit(segment=segment.name, kind="replace") for segment in edited]
+    edits = [Edit(segment=backbone.segments[i].name, kind="replace") for i in segments]
     golden = _golden(backbone, full, seed)
     write_package(folder, manifest(backbone, task, labels, edits), {**own, **head}, golden, f"# {task}\n")
     return full
@@ -192,10 +193,23 @@ def _golden(backbone: Backbone, oracle: nn.Module, seed: int) -> Golden:
         return Golden(shots, oracle(prepared(backbone, shots)).clone())
 
 
-def _write_lora(folder: Path, backbone: Backbone, oracle: nn.Module, described: Manifest) -> None:
+def _replace(model: nn.Module, backbone: Backbone, segments: Sequence[int], seed: int) -> dict[str, Tensor]:
+    """Change the tensors of these segments in the model; returns them by name."""
+    random = torch.Generator().manual_seed(seed)
+    edited = [backbone.segments[i] for i in segments]
+    own = {name: t for name, t in model.state_dict().items() if any(segment.owns_tensor(name) for segment in edited)}
+    for tensor in own.values():
+        if tensor.is_floating_point():
+            tensor.mul_(1 + 0.3 * torch.rand(tensor.shape, generator=random))
+    return own
+
+
+def _write_lora(
+    folder: Path, backbone: Backbone, oracle: nn.Module, described: Manifest, replaced: dict[str, Tensor]
+) -> None:
     """Add to what PEFT saved what a package has beyond it."""
     saved = load_file(folder / "peft" / "adapter_model.safetensors")
-    tensors = {name.removeprefix(PREFIX): tensor for name, tensor in saved.items()}
+    tensors = {**{name.removeprefix(PREFIX): tensor for name, tensor in saved.items()}, **replaced}
     config = json.loads((folder / "peft" / "adapter_config.json").read_text())
     golden = _golden(backbone, oracle, len(described.labels))
     write_package(folder / "package", described, tensors, golden, f"# {described.task}\n", lora=config)

@@ -14,7 +14,6 @@ from factories import manifest, random_backbone
 from lensmount_adapters.manifest import Manifest
 from lensmount_adapters.outcome import decide, probabilities
 
-
 BACKBONE = random_backbone()
 
 

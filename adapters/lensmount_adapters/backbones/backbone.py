@@ -79,8 +79,15 @@ class Backbone:
 
 
 def wrap(model: nn.Module, name: str) -> Backbone:
-    """Make a backbone of a timm model created with `num_classes=0`: frozen, in evaluation mode."""
+    """Make a backbone of a timm model created with `num_classes=0`: frozen, in evaluation mode.
+
+    Raises InvalidInputError for a model that averages several classifiers, as distilled ones do.
+    """
     timm_model: Any = model
+    classifier = timm_model.default_cfg["classifier"]
+    if not isinstance(classifier, str):
+        message, fix = "a model with several classifiers can not be a backbone", "use its variant that is not distilled"
+        raise InvalidInputError(message, field="backbone", value=name, fix=fix)
     timm_model.eval().requires_grad_(requires_grad=False)
     segments = segments_of(timm_model)
     return Backbone(
@@ -88,7 +95,7 @@ def wrap(model: nn.Module, name: str) -> Backbone:
         model=timm_model,
         fingerprint=fingerprint(timm_model),
         segments=segments,
-        classifier=timm_model.default_cfg["classifier"],
+        classifier=classifier,
         features=timm_model.head_hidden_size,
         channels=timm_model.num_features,
         preprocessing=Preprocessing.from_timm(resolve_model_data_config(timm_model)),

@@ -104,8 +104,9 @@ def segments_of(model: nn.Module) -> tuple[Segment, ...]:
     family = FAMILIES.get(type(model))
     if family is None:
         features: Any = model
-        paths = tuple(name for name, _ in features.named_children())
-        return (Segment("features", model, paths, features.forward_features, mixable=False),)
+        head = features.default_cfg["classifier"].partition(".")[0]
+        owns = dict.fromkeys(name.partition(".")[0] for name in model.state_dict())
+        return (Segment("features", model, owns.keys() - {head}, features.forward_features, mixable=False),)
     return tuple(Segment(name, model, owns, step) for name, owns, step in family(model))
 
 

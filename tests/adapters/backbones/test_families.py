@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from factories import SMALL, enliven, random_backbone
+from lensmount.errors import InvalidInputError
 from lensmount_adapters.backbones import Backbone
 from lensmount_adapters.backbones.backbone import create_model, wrap
 
@@ -133,6 +134,23 @@ def test_an_unknown_family_is_one_segment_whose_rows_are_never_mixed(name: str) 
     assert not backbone.segments[0].mixable
     assert not backbone.shared
     assert torch.equal(backbone.forward_features(x), model.forward_features(x))
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_an_unknown_family_owns_all_but_its_head(name: str) -> None:
+    backbone = random_backbone(name)
+    head = backbone.classifier.partition(".")[0]
+    tensors = list(backbone.model.state_dict())
+    unowned = [tensor for tensor in tensors if backbone.segment_of(tensor) is None]
+    assert unowned == [tensor for tensor in tensors if tensor.startswith(f"{head}.")]
+
+
+@pytest.mark.parametrize("name", ["deit_tiny_distilled_patch16_224", "efficientformerv2_s0"])
+def test_a_model_with_several_classifiers_is_refused(name: str) -> None:
+    with pytest.raises(InvalidInputError, match="several classifiers") as caught:
+        wrap(create_model(name), name)
+    assert caught.value.value == name
+    assert caught.value.fix
 
 
 @torch.inference_mode()

@@ -1,0 +1,78 @@
+"""Adapters with the model that each must equal, and a way to run plans of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from factories import fitted, head_package, lora_package, replaced_package
+from lensmount_adapters.adapter import Adapter
+from lensmount_adapters.backbones import Backbone
+from lensmount_adapters.heads import HeadSpec, run_head
+from lensmount_server.engine.executor import Executor
+from lensmount_server.engine.plan import plan
+
+Oracle = Callable[[Tensor], Tensor]
+Answers = dict[tuple[int, str], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """An adapter, and its own model: logits of normalised rows, run alone."""
+
+    adapter: Adapter
+    oracle: Oracle
+
+
+def lora_member(folder: Path, backbone: Backbone, **options: Any) -> Member:
+    """An adapter with LoRA edits made by PEFT, beside PEFT's merged model."""
+    return Member(*_pair(lora_package(folder, backbone, **options), folder / "package", backbone))
+
+
+def replaced_member(folder: Path, backbone: Backbone, **options: Any) -> Member:
+    """An adapter with replaced segments, beside the model that has those tensors."""
+    return Member(*_pair(replaced_package(folder, backbone, **options), folder, backbone))
+
+
+def head_member(folder: Path, backbone: Backbone, head: HeadSpec, **options: Any) -> Member:
+    """An adapter that only adds a head, beside timm's features and that head."""
+    module = head_package(folder, backbone, head=head, **options)
+    model: Any = backbone.model
+
+    def oracle(x: Tensor) -> Tensor:
+        features = model.forward_features(x)
+        return run_head(module, backbone, features, model.forward_head(features, pre_logits=True))
+
+    return Member(*_pair(oracle, folder, backbone))
+
+
+def _pair(oracle: Oracle, folder: Path, backbone: Backbone) -> tuple[Adapter, Oracle]:
+    return fitted(folder, backbone), oracle
+
+
+def serve(executor: Executor, wanted: Iterable[tuple[int, Adapter]], rows: Tensor) -> Answers:
+    """Logits (labels,) of every wanted (frame, content hash); `rows` are all frames, uint8."""
+    answers: Answers = {}
+    for work in plan(wanted):
+        for group, logits in zip(work.groups, executor.run(work, rows[list(work.frames)]), strict=True):
+            for position, row in zip(group.frames, logits, strict=True):
+                answers[work.frames[position], group.adapter.content_hash] = row
+    return answers
+
+
+def alone(backbone: Backbone, member: Member, row: Tensor) -> Tensor:
+    """What the member's own model says of one uint8 row."""
+    with torch.inference_mode():
+        return member.oracle(backbone.preprocessing.normalize(row[None]))[0]
+
+
+def distance(got: Tensor, expected: Tensor) -> float:
+    """The largest difference on the scale of the expected logits; infinite for other shapes."""
+    if got.shape != expected.shape:
+        return float("inf")
+    return float((got - expected).abs().max() / expected.abs().max())
