@@ -89,7 +89,7 @@ def write_clip(
     path: Path,
     count: int = 10,
     *,
-    fps: int = 50,
+    fps: int | Fraction = 50,
     size: tuple[int, int] = (320, 240),
     b_frames: int = 2,
     audio: bool = False,
@@ -110,7 +110,7 @@ def write_two_streams(path: Path, other: tuple[int, int], default: tuple[int, in
     return path
 
 
-def _write_pictures(container: Any, streams: list[tuple[tuple[int, int], int]], count: int, fps: int) -> None:
+def _write_pictures(container: Any, streams: list[tuple[tuple[int, int], int]], count: int, fps: int | Fraction) -> None:
     made = []
     for (width, height), b_frames in streams:
         stream = container.add_stream("libx264", rate=fps)

@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -200,6 +201,15 @@ async def test_removing_ends_the_thread_and_the_subscriptions(
                 assert [item async for item in mine]
         assert manager.list() == []
         manager.add(SourceSpec("a", str(path), WANTS))  # the name is free again
+
+
+async def test_removing_does_not_wait_for_the_next_frame(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "a.mp4", 3, fps=Fraction(1, 8))
+    async with managed(Echo()) as (manager, _):
+        manager.add(SourceSpec("a", str(path), WANTS))
+        await until(lambda: manager.get("a").account.answered == 1)
+        await manager.remove("a")
+        assert source_threads() == []
 
 
 async def test_a_file_that_is_no_video_has_failed(tmp_path: Path) -> None:
