@@ -50,7 +50,7 @@ class Ending:
         return from_rpc_error(raised, self._address)
 
     async def cancelled(self) -> LensmountError:
-        """The error of a call that the other side cancelled."""
+        """The error of a call that was cancelled, but not by its task."""
         return from_code(await self._call.code(), await self._call.details(), self._address)
 
     def _note(self, call: grpc.aio.Call) -> None:
@@ -85,7 +85,7 @@ async def answer(call: AnsweredCall[T], ending: Ending) -> T:
 
 
 def being_cancelled() -> bool:
-    """Whether a CancelledError is this task's own; gRPC also raises it when the other side cancels a call."""
+    """Whether a CancelledError is this task's own; gRPC also raises it when the channel is closed under a call."""
     task = asyncio.current_task()
     return task is None or task.cancelling() > 0
 

@@ -131,9 +131,10 @@ class AsyncStream(StreamAccount, AsyncIncoming[inference_pb2.StreamInferResponse
     async def close(self) -> None:
         """End the call; the server stops decoding."""
         await super().close()
-        if self._sender is not None:
-            self._sender.cancel()
-            await asyncio.wait([self._sender])
+        sender, self._sender = self._sender, None  # a cancelled task holds its frames, and they the video
+        if sender is not None:
+            sender.cancel()
+            await asyncio.wait([sender])
 
     async def _start(self) -> IncomingCall[inference_pb2.StreamInferResponse]:
         first = await anext(self._outgoing)

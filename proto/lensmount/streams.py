@@ -47,6 +47,10 @@ class Guarded(Iterator[MessageT]):
         self._messages = messages
         self.error: Exception | None = None
 
+    def release(self) -> None:
+        """Send no more, and let go of the source."""
+        self._messages = iter(())
+
     def __next__(self) -> MessageT:
         try:
             return next(self._messages)
@@ -96,9 +100,6 @@ class Incoming(Iterator[ItemT], Generic[MessageT, ItemT]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
         self.close()
 
     def _receive(self) -> MessageT:
@@ -151,6 +152,7 @@ class Stream(StreamAccount, Incoming[inference_pb2.StreamInferResponse, Result])
     def close(self) -> None:
         """End the call; the server stops decoding."""
         self._stopped.set()
+        self._outgoing.release()
         super().close()
 
     def _start(self) -> IncomingCall[inference_pb2.StreamInferResponse]:

@@ -38,7 +38,9 @@ class LiveTable:
         self._last[key] = item
         self._count[key] = self._count.get(key, 0) + 1
 
-    def _table(self) -> Table:
+    def _table(self) -> Table | str:
+        if not self._last:
+            return ""
         columns = ("source", "task", "version", "frame", "answer", "score", "ms", "results")
         return table(*columns, rows=(self._row(key) for key in sorted(self._last)))
 

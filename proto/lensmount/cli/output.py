@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -13,6 +14,8 @@ from rich.table import Table
 
 from lensmount.results import Result
 from lensmount.tasks import TaskRef
+
+_FILE_WIDTH = 200
 
 
 def plain(value: Any) -> Any:
@@ -37,8 +40,10 @@ def print_json(value: Any, **more: Any) -> None:
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A console that prints names as they are: no markup, no highlighting."""
-    return Console(stderr=stderr, markup=False, highlight=False, emoji=False)
+    """A console that prints names as they are: no markup, no highlighting; wide where nobody looks."""
+    file = sys.stderr if stderr else sys.stdout
+    width = None if file.isatty() else _FILE_WIDTH
+    return Console(stderr=stderr, markup=False, highlight=False, emoji=False, width=width)
 
 
 def table(*columns: str, rows: Iterable[Iterable[object]] = ()) -> Table:

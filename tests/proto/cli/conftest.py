@@ -19,7 +19,7 @@ def run(double: WireDouble) -> Callable[..., Result]:
     """`run("info", "--json")`: the command's exit code, output and error output."""
 
     def run(*arguments: object) -> Result:
-        environment = {"LENSMOUNT_SERVER": double.address, "COLUMNS": "200"}
+        environment = {"LENSMOUNT_SERVER": double.address}
         return CliRunner().invoke(cli, [str(argument) for argument in arguments], env=environment)
 
     return run

@@ -1,7 +1,13 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -228,3 +234,29 @@ def test_info(double: WireDouble, run: Run) -> None:
     shown = run("info").stdout
     for text in ("vit_tiny (2 segments)", "cpu, bf16", "1.00", "64 MiB"):
         assert text in shown
+
+
+def test_the_table_is_live_on_a_terminal(double: WireDouble, result_message: Any) -> None:
+    def answer(_: object, context: Any) -> Iterator[sources_pb2.WatchResultsResponse]:
+        yield sources_pb2.WatchResultsResponse(result=result_message(source="line-1"))
+        while context.is_active():
+            time.sleep(0.05)
+
+    double.answers["WatchResults"] = answer
+    ours, theirs = os.openpty()
+    program = [sys.executable, "-m", "lensmount", "watch", "--server", double.address]
+    with subprocess.Popen(
+        program, stdin=theirs, stdout=theirs, stderr=theirs, env=os.environ | {"TERM": "xterm"}
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        while b"scratch" not in shown:  # the call never ends: it is seen while it runs
+            shown += os.read(ours, 4096)
+        os.kill(process.pid, signal.SIGINT)
+        with suppress(OSError):  # a terminal that nobody holds any more
+            while more := os.read(ours, 4096):
+                shown += more
+        assert process.wait(60) == 130
+    os.close(ours)
+    assert b"line-1" in shown
+    assert b"\x1b[" in shown
