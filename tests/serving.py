@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 import pytest
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from lensmount.v1.adapters_pb2_grpc import AdapterServiceAsyncStub
     from lensmount.v1.inference_pb2_grpc import InferenceServiceAsyncStub
     from lensmount.v1.sources_pb2_grpc import SourceServiceAsyncStub
+
+StreamCall = grpc.aio.StreamStreamCall[inference_pb2.StreamInferRequest, inference_pb2.StreamInferResponse]
 
 PATIENCE_S = 60.0
 # Scores of the whole server against those of PEFT's own model; other versions differ by far more.
@@ -189,6 +191,89 @@ def raw_frame(pixels: Pixels, pts_ns: int = 0) -> inference_pb2.RawFrame:
 def scores_of(result: common_pb2.Result) -> tuple[float, ...]:
     """The scores of a result, in the task's own order."""
     return tuple(each.score for each in result.scores)
+
+
+Item = inference_pb2.VideoPacket | inference_pb2.EncodedPicture | inference_pb2.RawFrame
+
+
+def config(codec: inference_pb2.Codec.ValueType, *tasks: str, **options: Any) -> inference_pb2.StreamConfig:
+    """A stream's config for tasks that follow their `live` alias."""
+    return inference_pb2.StreamConfig(codec=codec, tasks=refs(*tasks), **options)
+
+
+def message(item: inference_pb2.StreamConfig | Item) -> inference_pb2.StreamInferRequest:
+    """A message of a pushed stream."""
+    match item:
+        case inference_pb2.StreamConfig():
+            return inference_pb2.StreamInferRequest(config=item)
+        case inference_pb2.VideoPacket():
+            return inference_pb2.StreamInferRequest(packet=item)
+        case inference_pb2.EncodedPicture():
+            return inference_pb2.StreamInferRequest(encoded=item)
+    return inference_pb2.StreamInferRequest(raw=item)
+
+
+class Feed:
+    """Requests that a test hands over one by one; None ends them."""
+
+    def __init__(self, *requests: inference_pb2.StreamInferRequest | None) -> None:
+        self._queue: asyncio.Queue[inference_pb2.StreamInferRequest | None] = asyncio.Queue()
+        self.send(*requests)
+
+    def send(self, *requests: inference_pb2.StreamInferRequest | None) -> None:
+        """Hand over the next requests."""
+        for request in requests:
+            self._queue.put_nowait(request)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> inference_pb2.StreamInferRequest:
+        request = await self._queue.get()
+        if request is None:
+            raise StopAsyncIteration
+        return request
+
+
+async def read(call: StreamCall) -> inference_pb2.StreamInferResponse:
+    """The next answer of a stream."""
+    answer = await asyncio.wait_for(call.read(), PATIENCE_S)
+    assert isinstance(answer, inference_pb2.StreamInferResponse)
+    return answer
+
+
+def own_tasks() -> set[asyncio.Task[object]]:
+    """All tasks but those with which gRPC waits for calls: it makes a new one for each call it takes."""
+    waiting = ("_request_registered_call", "_request_call", "_server_main_loop")
+    return {task for task in asyncio.all_tasks() if not any(name in repr(task) for name in waiting)}
+
+
+async def messages(config: inference_pb2.StreamConfig, items: Iterable[Item]) -> AsyncIterator[Any]:
+    """The messages of a whole stream."""
+    yield message(config)
+    for item in items:
+        yield message(item)
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What came back from a stream that ended well."""
+
+    started: inference_pb2.StreamStarted
+    results: list[common_pb2.Result]
+    summary: inference_pb2.StreamSummary
+
+
+async def push(server: Served, config: inference_pb2.StreamConfig, items: Iterable[Item]) -> Answered:
+    """Push a whole stream; its first answer must say that it started, its last is the account."""
+    call = server.inference.StreamInfer(messages(config, items))
+    async with asyncio.timeout(PATIENCE_S):
+        answers = [answer async for answer in call]
+    first, *results, last = answers
+    assert first.WhichOneof("message") == "started"
+    assert last.WhichOneof("message") == "summary"
+    assert {result.WhichOneof("message") for result in results} <= {"result"}
+    return Answered(first.started, [result.result for result in results], last.summary)
 
 
 def _lora(folder: Path, backbone: Backbone, seed: int) -> Version:
