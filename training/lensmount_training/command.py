@@ -37,7 +37,7 @@ end. The package goes to runs/TASK; `lensmount register runs/TASK` brings it to 
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Where the package goes [runs/TASK].")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Decides split and training.")
 @click.option("--views", metavar="LIST", help="Turns and flips that leave a picture's class alone [identity,hflip].")
-@click.option("--last-segments", type=click.IntRange(min=1), help="lora: how many segments to edit [a third].")
+@click.option("--last-segments", type=click.IntRange(min=1), help="lora: how many segments to edit [half].")
 @click.option("--rank", default=Lora.rank, show_default=True, type=click.IntRange(min=1), help="lora: rank.")
 @click.option("--epochs", default=Schedule.epochs, show_default=True, type=click.IntRange(min=1), help="lora.")
 @click.option("--learning-rate", default=Schedule.learning_rate, show_default=True, help="lora.")

@@ -16,7 +16,6 @@ from lensmount_training.features import at_fork
 from lensmount_training.progress import NoProgress
 from lensmount_training.strategies import Problem
 from lensmount_training.strategies.descent import Schedule, descend
-from lensmount_training.strategies.probe import Probe
 from lensmount_training.strategies.tuned import adapt, lora_targets
 
 
@@ -49,8 +48,7 @@ def test_training_moves_the_edits_and_nothing_else(name: str) -> None:
     pixels, labels = stacked(backbone, pictures(12)), torch.arange(12) % 3
     parts = Pictures(pixels, labels)
     problem = Problem(backbone, ("a", "b", "c"), parts, parts, seed=0)
-    head = Probe(torch.zeros(3, backbone.features), torch.zeros(3), 0.1, 0.5)
-    tuned = adapt(problem, head, targets, 4, 8)
+    tuned = adapt(problem, targets, 4, 8)
     cache = at_fork(backbone, min(targets), parts, ("identity",), NoProgress())
 
     before = {key: value.clone() for key, value in tuned.peft.state_dict().items()}
@@ -86,8 +84,7 @@ def test_the_best_epoch_is_kept() -> None:
     targets = lora_targets(backbone, 3)
     parts = Pictures(stacked(backbone, pictures(24)), torch.arange(24) % 3)
     problem = Problem(backbone, ("a", "b", "c"), parts, parts, seed=0)
-    head = Probe(torch.zeros(3, backbone.features), torch.zeros(3), 0.1, 0.5)
-    tuned = adapt(problem, head, targets, 4, 8)
+    tuned = adapt(problem, targets, 4, 8)
     cache = at_fork(backbone, min(targets), parts, ("identity",), NoProgress())
     said = Epochs()
     best = descend(tuned, cache, cache, Schedule(epochs=8, batch=8, learning_rate=3e-2), problem, said)

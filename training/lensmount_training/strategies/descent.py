@@ -24,8 +24,8 @@ class Schedule:
     In every epoch each picture is seen once, in one of its views.
     """
 
-    epochs: int = 12
-    learning_rate: float = 1e-3
+    epochs: int = 10
+    learning_rate: float = 2e-3
     batch: int = 32
     warmup: float = 0.1
     weight_decay: float = 0.01

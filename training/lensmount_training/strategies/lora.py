@@ -23,10 +23,10 @@ from lensmount_training.strategies.tuned import adapt, lora_targets
 
 @dataclass(frozen=True)
 class Lora:
-    """Low-rank edits of the last `last_segments` segments (None: a third of them) and a linear head.
+    """Low-rank edits of the last `last_segments` segments (None: half of them) and a linear head.
 
-    The head starts from the probe on the same activations; everything else stays as it is, BatchNorm
-    statistics included.
+    Everything else stays as it is, BatchNorm statistics included. The probe on the same activations
+    is the floor that the edits must beat; its accuracy goes into the metrics.
     """
 
     name: ClassVar[str] = "lora"
@@ -45,7 +45,7 @@ class Lora:
         train = at_fork(backbone, fork, problem.train, self.views, progress)
         validation = at_fork(backbone, fork, problem.validation, PLAIN, progress)
         probe = _probe(problem, fork, train, validation)
-        tuned = adapt(problem, probe, targets, self.rank, self.alpha)
+        tuned = adapt(problem, targets, self.rank, self.alpha)
         best = descend(tuned, train, validation, self.schedule, problem, progress)
         return Trained(
             tensors=tuned.tensors(),
@@ -58,7 +58,7 @@ class Lora:
 
     def _last(self, backbone: Backbone) -> int:
         count = len(backbone.segments)
-        last = math.ceil(count / 3) if self.last_segments is None else self.last_segments
+        last = math.ceil(count / 2) if self.last_segments is None else self.last_segments
         if not 1 <= last <= count:
             fix = f"give --last-segments a number from 1 to {count}"
             raise InvalidInputError(f"{backbone.name} has {count} segments", field="last_segments", value=last, fix=fix)

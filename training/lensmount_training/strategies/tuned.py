@@ -15,7 +15,6 @@ from lensmount.errors import InvalidInputError
 from lensmount_adapters.backbones import Backbone, Segment
 from lensmount_adapters.backbones.families import segments_of
 from lensmount_adapters.package import PREFIX
-from lensmount_training.strategies.probe import Probe
 from lensmount_training.strategies.strategy import Problem
 
 
@@ -77,8 +76,11 @@ def lora_targets(backbone: Backbone, last: int) -> Mapping[int, tuple[str, ...]]
     raise InvalidInputError(message, field="last_segments", value=last, fix="give a larger --last-segments")
 
 
-def adapt(problem: Problem, probe: Probe, targets: Mapping[int, Sequence[str]], rank: int, alpha: float) -> Tuned:
-    """Copy the backbone's model, give it the probe as classifier and let PEFT edit the targets."""
+def adapt(problem: Problem, targets: Mapping[int, Sequence[str]], rank: int, alpha: float) -> Tuned:
+    """Copy the backbone's model, give it a classifier of zeros and let PEFT edit the targets.
+
+    A classifier that already fits the frozen features leaves the edits little gradient to learn from.
+    """
     backbone = problem.backbone
     names = tuple(name for own in targets.values() for name in own)
     config = LoraConfig(
@@ -88,16 +90,15 @@ def adapt(problem: Problem, probe: Probe, targets: Mapping[int, Sequence[str]], 
     with torch.random.fork_rng():
         torch.manual_seed(problem.seed)
         model.reset_classifier(len(problem.labels))
-        _set_classifier(model.get_submodule(backbone.classifier), probe)
+        _clear(model.get_submodule(backbone.classifier))
         peft = get_peft_model(model, config).eval()
     # The segments are those of the model that PEFT has edited: lists made earlier may hold replaced modules.
     return Tuned(peft, segments_of(model), min(targets), names)
 
 
-@torch.no_grad()
-def _set_classifier(classifier: Any, probe: Probe) -> None:
-    classifier.weight.copy_(probe.weight)
-    classifier.bias.copy_(probe.bias)
+def _clear(classifier: Any) -> None:
+    nn.init.zeros_(classifier.weight)
+    nn.init.zeros_(classifier.bias)
 
 
 def _is_product(module: nn.Module) -> bool:
