@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from factories import fitted, head_package, lora_package, replaced_package
+from factories import fitted, head_package, lora_package, pictures, replaced_package, stacked
 from lensmount_adapters.adapter import Adapter
 from lensmount_adapters.backbones import Backbone
 from lensmount_adapters.heads import HeadSpec, run_head
@@ -76,3 +76,41 @@ def distance(got: Tensor, expected: Tensor) -> float:
     if got.shape != expected.shape:
         return float("inf")
     return float((got - expected).abs().max() / expected.abs().max())
+
+
+FRAMES = 6
+
+
+@dataclass(frozen=True, eq=False)
+class Zoo:
+    """Members of all kinds on one backbone, frames for them, and what each member's own model says of each frame."""
+
+    backbone: Backbone
+    members: tuple[Member, ...]
+    rows: Tensor
+    expected: Answers
+
+
+def make_zoo(folder: Path, backbone: Backbone) -> Zoo:
+    """Forks from first to last, ranks 1 to 16, LoRA, replaced segments, both, and every kind of head."""
+    members = (
+        lora_member(folder / "0", backbone, segments=(-2,), rank=4, seed=0),
+        lora_member(folder / "1", backbone, segments=(-2,), rank=4, seed=1),
+        lora_member(folder / "2", backbone, segments=(-2, -3), rank=1, seed=2, labels=2),
+        lora_member(folder / "3", backbone, segments=(0, 2), rank=8, seed=3, use_rslora=True),
+        lora_member(folder / "4", backbone, segments=(-2,), replaced=(1,), rank=2, seed=4),
+        lora_member(folder / "5", backbone, segments=(1,), replaced=(-1,), rank=16, seed=5),
+        replaced_member(folder / "6", backbone, segments=(-1, -2), seed=6),
+        replaced_member(folder / "7", backbone, segments=(0,), seed=7, labels=5),
+        head_member(folder / "8", backbone, HeadSpec(), seed=8),
+        head_member(folder / "9", backbone, HeadSpec(kind="mlp", hidden=9), seed=9),
+        head_member(folder / "10", backbone, HeadSpec(kind="attention", heads=2), seed=10, labels=4),
+        head_member(folder / "11", backbone, HeadSpec(kind="cosine"), seed=11),
+    )
+    rows = stacked(backbone, pictures(FRAMES))
+    expected = {
+        (frame, member.adapter.content_hash): alone(backbone, member, rows[frame])
+        for frame in range(FRAMES)
+        for member in members
+    }
+    return Zoo(backbone, members, rows, expected)

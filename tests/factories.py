@@ -39,11 +39,10 @@ def random_backbone(name: str = "test_vit", seed: int = 0) -> Backbone:
 
 
 def enliven(model: nn.Module) -> None:
-    """Draw all weights anew: timm starts some branches at zero or nearly so, and an edit there would not show."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None and module.running_var is not None:
-            nn.init.uniform_(module.running_mean, -0.5, 0.5)
-            nn.init.uniform_(module.running_var, 0.5, 2.0)
+    """Draw all weights anew: timm starts some branches at zero or nearly so, and an edit there would not show.
+
+    BatchNorm then takes the statistics of some pictures, so that the signal neither fades nor explodes.
+    """
     for name, parameter in model.named_parameters():
         if parameter.ndim > 1:
             nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
@@ -51,13 +50,34 @@ def enliven(model: nn.Module) -> None:
             nn.init.normal_(parameter, std=0.1)
         else:
             nn.init.uniform_(parameter, 0.5, 1.0)
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    if norms:
+        _calibrate(model, norms)
+
+
+def _calibrate(model: Any, norms: Sequence[nn.BatchNorm2d]) -> None:
+    momentum = norms[0].momentum
+    for norm in norms:
+        norm.momentum = 1.0
+    side = model.default_cfg["input_size"][1] if model.default_cfg.get("fixed_input_size") else 64
+    shots = pictures(4, seed=99, size=(side, side))
+    with torch.inference_mode():
+        model.train().forward_features(torch.from_numpy(np.stack(shots)).permute(0, 3, 1, 2) / 127.5 - 1)
+    for norm in norms:
+        norm.momentum = momentum
+    model.eval()
 
 
 def pictures(count: int, seed: int = 0, size: tuple[int, int] = (90, 120)) -> tuple[Pixels, ...]:
-    """Pictures of (height, width) `size`, made of squares of 10 pixels in random colours."""
+    """Pictures of (height, width) `size`: squares in random colours of a range that is each picture's own."""
     random = np.random.default_rng(seed)
-    coarse = random.integers(0, 256, (count, size[0] // 10, size[1] // 10, 3), dtype=np.uint8)
-    return tuple(np.ascontiguousarray(picture.repeat(10, 0).repeat(10, 1)) for picture in coarse)
+    shape = (-(-size[0] // 10), -(-size[1] // 10), 3)
+    shots = []
+    for _ in range(count):
+        low, high = np.sort(random.integers(0, 256, (2, 3)), axis=0)
+        coarse = random.integers(low, high + 1, shape).astype(np.uint8)
+        shots.append(np.ascontiguousarray(coarse.repeat(10, 0).repeat(10, 1)[: size[0], : size[1]]))
+    return tuple(shots)
 
 
 def stacked(backbone: Backbone, shots: Sequence[Pixels]) -> Tensor:
