@@ -110,7 +110,9 @@ def write_two_streams(path: Path, other: tuple[int, int], default: tuple[int, in
     return path
 
 
-def _write_pictures(container: Any, streams: list[tuple[tuple[int, int], int]], count: int, fps: int | Fraction) -> None:
+def _write_pictures(
+    container: Any, streams: list[tuple[tuple[int, int], int]], count: int, fps: int | Fraction
+) -> None:
     made = []
     for (width, height), b_frames in streams:
         stream = container.add_stream("libx264", rate=fps)
