@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import grpc
 import torch
-from grpc_health.v1 import health, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from lensmount.errors import UnavailableError
@@ -92,9 +92,11 @@ async def running(config: ServeConfig) -> AsyncIterator[tuple[str, Backbone]]:
         stack.push_async_callback(sources.close)
         server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=OPTIONS)
         _add_services(server, catalog, scheduler, sources, hub)
+        healthy = await _add_health(server)
         bound = _bind(server, host, port)
         await server.start()
         stack.push_async_callback(server.stop, GRACE_S)
+        stack.push_async_callback(healthy.enter_graceful_shutdown)
         stack.callback(hub.close)
         yield f"{host}:{bound}", backbone
 
@@ -105,9 +107,15 @@ def _add_services(
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(InferenceService(catalog, scheduler.engine), server)
     adapters_pb2_grpc.add_AdapterServiceServicer_to_server(AdapterService(catalog), server)
     sources_pb2_grpc.add_SourceServiceServicer_to_server(SourceService(catalog, sources, hub), server)
-    healthy = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
     reflection.enable_server_reflection(SERVICES, server)
+
+
+async def _add_health(server: grpc.aio.Server) -> health.aio.HealthServicer:
+    healthy = health.aio.HealthServicer()
+    for service in SERVICES:
+        await healthy.set(service, health_pb2.HealthCheckResponse.SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
+    return healthy
 
 
 def _bind(server: grpc.aio.Server, host: str, port: int) -> int:

@@ -16,6 +16,7 @@ from lensmount_server.services.upload import receive_archive, receive_header
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MAX_PAGE = 1000
+MAX_TIME_NS = 2**63 - 1
 
 
 class AdapterService(adapters_pb2_grpc.AdapterServiceServicer):
@@ -42,10 +43,10 @@ class AdapterService(adapters_pb2_grpc.AdapterServiceServicer):
             fix = f"ask for 1 to {MAX_PAGE}"
             raise InvalidInputError("too large a page", field="page_size", value=size, fix=fix)
         after = _parse_token(request.page_token) if request.page_token else None
-        records = await asyncio.to_thread(self._catalog.registry.page, request.task, size, after)
-        last = records[-1] if len(records) == size else None
-        token = f"{last.registered_time_ns}-{last.id.content_hash}" if last else ""
-        return adapters_pb2.ListAdaptersResponse(adapters=map(convert.adapter, records), next_page_token=token)
+        records = await asyncio.to_thread(self._catalog.registry.page, request.task, size + 1, after)
+        page, more = records[:size], len(records) > size
+        token = f"{page[-1].registered_time_ns}-{page[-1].id.content_hash}" if more else ""
+        return adapters_pb2.ListAdaptersResponse(adapters=map(convert.adapter, page), next_page_token=token)
 
     async def GetAdapter(self, request: adapters_pb2.GetAdapterRequest, context: Context) -> adapters_pb2.Adapter:
         """One version, by number or alias."""
@@ -88,7 +89,7 @@ def _name(text: str, field: str) -> str:
 
 def _parse_token(token: str) -> tuple[int, str]:
     match = re.fullmatch(r"([0-9]{1,19})-([0-9a-f]{64})", token)
-    if match is None:
+    if match is None or int(match[1]) > MAX_TIME_NS:
         fix = "give next_page_token of the page before, or nothing"
         raise InvalidInputError("not a page token", field="page_token", value=token, fix=fix)
     return int(match[1]), match[2]

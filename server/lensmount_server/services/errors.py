@@ -2,19 +2,23 @@
 
 An error of the tree goes out with field, value and fix; anything else is a defect: its
 trace goes to the log under an id, the client gets the id and no trace. Messages beyond the
-server's limit are refused here too, before a service sees them.
+server's limit, and bytes that are no message, are refused here too, before a service sees
+them.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import inspect
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any, TypeAlias
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
-from lensmount.errors import TooLargeError
+from lensmount.errors import InvalidInputError, LensmountError, TooLargeError
 from lensmount.status import to_status
 from lensmount_server.defects import known
 
@@ -26,6 +30,8 @@ TRANSPORT_BYTES = 4 * MAX_MESSAGE_BYTES
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler]]"
+Coroutine: TypeAlias = Callable[[Any, Any], Awaitable[Any]]
+Generator: TypeAlias = Callable[[Any, Any], AsyncGenerator[Any, None]]
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
@@ -38,22 +44,25 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:
             return handler
-        kind, wrap = _kind(handler)
+        kind = _kind(handler)
+        method = getattr(handler, kind)
+        wrap = _wrap_generator if inspect.isasyncgenfunction(method) else _wrap_coroutine
         make = getattr(grpc, f"{kind}_rpc_method_handler")
-        wrapped: Handler = make(wrap(getattr(handler, kind)), handler.request_deserializer, handler.response_serializer)
+        read = _reader(handler.request_deserializer) if handler.request_deserializer else None
+        wrapped: Handler = make(wrap(method), read, handler.response_serializer)
         return wrapped
 
 
-def _kind(handler: Handler) -> tuple[str, Callable[[Any], Any]]:
+def _kind(handler: Handler) -> str:
     streams = "stream" if handler.request_streaming else "unary"
     answers = "stream" if handler.response_streaming else "unary"
-    return f"{streams}_{answers}", _wrap_stream if handler.response_streaming else _wrap_unary
+    return f"{streams}_{answers}"
 
 
-def _wrap_unary(method: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
+def _wrap_coroutine(method: Coroutine) -> Coroutine:
     async def call(request: Any, context: Context) -> Any:
         try:
-            return await method(checked(request), context)
+            return await method(_taken(request), context)
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - the last line before the client
@@ -62,11 +71,14 @@ def _wrap_unary(method: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, 
     return call
 
 
-def _wrap_stream(method: Callable[[Any, Any], AsyncIterator[Any]]) -> Callable[[Any, Any], AsyncIterator[Any]]:
+def _wrap_generator(
+    method: Callable[[Any, Any], AsyncGenerator[Any, None]],
+) -> Callable[[Any, Any], AsyncIterator[Any]]:
     async def call(request: Any, context: Context) -> AsyncIterator[Any]:
         try:
-            async for response in method(checked(request), context):
-                yield response
+            async with aclosing(method(_taken(request), context)) as responses:
+                async for response in responses:
+                    yield response
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - the last line before the client
@@ -81,22 +93,34 @@ async def _abort(context: Context, error: Exception) -> None:
     await context.abort_with_status(rpc_status.to_status(to_status(known(error))))
 
 
-def checked(request: Any) -> Any:
-    """The request, or its stream, with every message held against the size limit."""
+def _reader(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """Reads a message, or returns the error that it is: what is raised here would reach the client as gRPC's own."""
+
+    def read(data: bytes) -> Any:
+        size = f"{len(data):,} bytes"
+        if len(data) > MAX_MESSAGE_BYTES:
+            fix = (
+                f"send at most {MAX_MESSAGE_BYTES:,} bytes a message: JPEG instead of raw pixels, or a smaller picture"
+            )
+            return TooLargeError("the message is too large", field="message", value=size, fix=fix)
+        try:
+            return deserialize(data)
+        except DecodeError:
+            fix = "use the same release on both sides, and the message that this call takes"
+            return InvalidInputError("not a message of this call", field="message", value=size, fix=fix)
+
+    return read
+
+
+def _taken(request: Any) -> Any:
+    """A request, or a stream of them, as it was read; raises the error that stands in its place."""
     if hasattr(request, "__aiter__"):
-        return _checked_stream(request)
-    _check_size(request)
+        return _all_taken(request)
+    if isinstance(request, LensmountError):
+        raise request
     return request
 
 
-async def _checked_stream(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+async def _all_taken(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
     async for request in requests:
-        _check_size(request)
-        yield request
-
-
-def _check_size(request: Any) -> None:
-    size = request.ByteSize()
-    if size > MAX_MESSAGE_BYTES:
-        fix = f"send at most {MAX_MESSAGE_BYTES:,} bytes a message: JPEG instead of raw pixels, or a smaller picture"
-        raise TooLargeError("the message is too large", field="message", value=f"{size:,} bytes", fix=fix)
+        yield _taken(request)
