@@ -30,7 +30,8 @@ def added(model: nn.Module, deltas: Mapping[str, Sequence[RowDelta]], rows: int)
     Raises ServerError when a module with a delta did not run: the answer would lack the edit.
     """
     ran: set[str] = set()
-    handles = [_hook(model.get_submodule(name), name, parts, rows, ran) for name, parts in deltas.items()]
+    modules = {name: model.get_submodule(name) for name in deltas}
+    handles = [_hook(modules[name], name, parts, rows, ran) for name, parts in deltas.items()]
     try:
         yield
     finally:

@@ -26,7 +26,7 @@ Wanted = Sequence[tuple[int, Adapter]]
 def counted(backbone: Backbone) -> Iterator[Counter[str]]:
     """Counts the rows that each segment's own module receives, whatever the executor says."""
     rows: Counter[str] = Counter()
-    names = [segment.name if "." in segment.name else f"{segment.name}" for segment in backbone.segments]
+    names = [segment.name for segment in backbone.segments]
     modules = {name: module for name, module in backbone.model.named_modules() if name in names}
 
     def hook(name: str) -> Any:

@@ -32,9 +32,9 @@ def model() -> nn.Module:
 def delta(seed: int, *, convolution: bool = False) -> LoraDelta:
     random = torch.Generator().manual_seed(seed)
     a, b = torch.randn(2, 3, generator=random), torch.randn(4, 2, generator=random)
-    return LoraDelta(
-        a[:, :, None, None].expand(2, 3, 3, 3) if convolution else a, b[:, :, None, None] if convolution else b, 0.5
-    )
+    if convolution:
+        a, b = a[:, :, None, None].expand(2, 3, 3, 3), b[:, :, None, None]
+    return LoraDelta(a, b, 0.5)
 
 
 @torch.inference_mode()
