@@ -36,8 +36,8 @@ def decode_picture(data: bytes, *, field: str = "picture") -> Pixels:
         value = f"{len(data)} bytes starting {data[:8].hex(' ') or 'nowhere'}"
         raise InvalidInputError("the data is not a picture", field=field, value=value, fix=fix) from error
     except Image.DecompressionBombError as error:
-        value = f"{len(data)} bytes"
-        raise TooLargeError(str(error), field=field, value=value, fix=f"send at most {MAX_PIXELS:,} pixels") from error
+        value, fix = str(error).partition(" exceeds")[0], f"send at most {MAX_PIXELS:,} pixels; scale it down first"
+        raise TooLargeError("the picture is too large", field=field, value=value, fix=fix) from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         message = f"the picture is damaged: {error}"
         raise InvalidInputError(message, field=field, value=f"{len(data)} bytes", fix=fix) from error

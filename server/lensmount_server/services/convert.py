@@ -23,9 +23,9 @@ POLICIES = {
 def wants(tasks: Iterable[common_pb2.TaskRef]) -> tuple[Want, ...]:
     """The tasks of a request; raises InvalidInputError when there is none, too many, or one twice."""
     asked = tuple(want(task) for task in tasks)
-    fix = f"name 1 to {MAX_TASKS} tasks, each once; `lensmount adapters list` shows what there is"
+    fix = "name every task once; `lensmount adapters list` shows what there is"
     if not 1 <= len(asked) <= MAX_TASKS:
-        raise InvalidInputError("the request names no task it could answer", field="tasks", value=len(asked), fix=fix)
+        raise InvalidInputError(f"1 to {MAX_TASKS} tasks expected", field="tasks", value=len(asked), fix=fix)
     if len(set(asked)) != len(asked):
         twice = next(each for each in asked if asked.count(each) > 1)
         raise InvalidInputError("the same task twice", field="tasks", value=twice.task, fix=fix)

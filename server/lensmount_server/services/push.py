@@ -18,6 +18,8 @@ from lensmount_server.video.decoder import PacketDecoder
 from lensmount_server.video.raw import raw_frame
 
 WAITING_FRAMES = 4
+# It comes back with every result.
+MAX_NAME = 200
 
 PIXEL_FORMATS = {inference_pb2.PIXEL_FORMAT_RGB24: "rgb24", inference_pb2.PIXEL_FORMAT_BGR24: "bgr24"}
 
@@ -129,8 +131,8 @@ class _Stills:
 
 
 def open_stream(config: inference_pb2.StreamConfig, answerer: Answerer) -> PushedStream:
-    """Set a stream up from its config; raises InvalidInputError for a codec that is missing or unknown."""
-    name = config.name or f"push-{uuid.uuid4().hex[:8]}"
+    """Set a stream up from its config; raises InvalidInputError for a codec or a name that can not be."""
+    name = _name(config.name) or f"push-{uuid.uuid4().hex[:8]}"
     policy = convert.POLICIES.get(config.drop_policy, DropPolicy.EVERY_FRAME)
     mailbox = Mailbox(policy, 1 if policy is DropPolicy.NEWEST else WAITING_FRAMES)
     stream = Stream(name, mailbox, answerer, convert.wants(config.tasks))
@@ -148,6 +150,13 @@ def encoded(message: inference_pb2.EncodedPicture, index: int) -> Frame:
     start, now = time.perf_counter(), time.time_ns()
     pixels = decode_picture(message.data, field="encoded.data")
     return Frame(pixels, index, message.pts_ns, now, (time.perf_counter() - start) * 1e3)
+
+
+def _name(name: str) -> str:
+    if len(name) > MAX_NAME or not name.isprintable():
+        fix = f"use up to {MAX_NAME} printable characters, or none: then the server makes one"
+        raise InvalidInputError("not a name for a stream", field="config.name", value=name, fix=fix)
+    return name
 
 
 def _unpacker(config: inference_pb2.StreamConfig) -> Unpacker:
