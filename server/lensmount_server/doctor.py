@@ -13,7 +13,8 @@ from importlib.metadata import PackageNotFoundError, version
 import av
 import torch
 
-from lensmount.errors import InvalidInputError
+from lensmount.errors import InvalidInputError, LensmountError
+from lensmount_adapters.backbones import load_backbone
 from lensmount_adapters.backbones.backbone import create_model
 from lensmount_adapters.backbones.weights import find_weights
 from lensmount_server.config import ServeConfig
@@ -77,14 +78,18 @@ def _weights(config: ServeConfig) -> Finding:
     name = f"weights of {config.backbone}"
     try:
         create_model(config.backbone)
-    except InvalidInputError as error:
+        path = config.weights or find_weights(config.backbone)
+        if path is None:
+            detail = "not on this machine; the first start downloads them from timm's hub"
+            fix = f"start once with a network, give --weights FILE, or use --backbone {ServeConfig.backbone}"
+            return Finding(name, ok=False, detail=detail, fix=fix)
+        backbone = load_backbone(config.backbone, path)
+    except LensmountError as error:
         return Finding(name, ok=False, detail=error.message, fix=error.fix)
-    path = config.weights or find_weights(config.backbone)
-    if path is None:
-        detail = "not on this machine; the first start downloads them from timm's hub"
-        fix = f"start once with a network, give --weights FILE, or use --backbone {ServeConfig.backbone}"
-        return Finding(name, ok=False, detail=detail, fix=fix)
-    return Finding(name, path.is_file(), str(path), "give --weights an existing safetensors file")
+    except OSError as error:
+        fix = "make that place readable and writable, or give --weights FILE"
+        return Finding(name, ok=False, detail=str(error), fix=fix)
+    return Finding(name, ok=True, detail=f"{backbone.fingerprint[:12]} from {path}")
 
 
 def _decoder(codec: str, purpose: str) -> Finding:
@@ -99,21 +104,26 @@ def _encoder() -> Finding:
 
 
 def _data_dir(config: ServeConfig) -> Finding:
-    folder = config.data_dir
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    folder = config.data_dir.absolute()
+    existing = next(path for path in (folder, *folder.parents) if os.access(path, os.F_OK))
     writable = existing.is_dir() and os.access(existing, os.W_OK)
     return Finding("data directory", writable, str(folder), "give --data-dir a folder that you may write")
 
 
 def _port(config: ServeConfig) -> Finding:
     try:
-        host, port = config.host_port
+        _listen(*config.host_port)
     except InvalidInputError as error:
         return Finding("address", ok=False, detail=error.message, fix=error.fix)
-    with socket.socket() as probe:
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            fix = "stop what listens there, or give --address another port"
-            return Finding("address", ok=False, detail=f"{config.address}: {error.strerror}", fix=fix)
+    except OSError as error:
+        fix = "stop what listens there, or give --address another port"
+        return Finding("address", ok=False, detail=f"{config.address}: {error.strerror}", fix=fix)
     return Finding("address", ok=True, detail=f"{config.address} is free")
+
+
+def _listen(host: str, port: int) -> None:
+    """Take the address for a moment, as a server does; raises OSError."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(address)
