@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from factories import pictures
+from lensmount import Client
+from lensmount.cli import cli
+from lensmount.errors import LensmountError
+from lensmount_adapters.backbones import Segment
+from lensmount_server import commands
+from serving import CLOSE, PATIENCE_S, Kit
+
+SHOT = pictures(1, seed=14)[0]
+
+
+@dataclass(frozen=True)
+class Process:
+    """A server in a process of its own, and what it said when it was ready."""
+
+    running: subprocess.Popen[str]
+    said: dict[str, Any]
+
+    @property
+    def address(self) -> str:
+        """Where it listens."""
+        address: str = self.said["address"]
+        return address
+
+    def stop(self, number: int) -> tuple[int, str]:
+        """Its exit status after a signal, and what it wrote to its log."""
+        self.running.send_signal(number)
+        _, log = self.running.communicate(timeout=PATIENCE_S)
+        return self.running.returncode, log
+
+
+def options(kit: Kit, data_dir: Path) -> list[str]:
+    place = ["--address", "127.0.0.1:0", "--data-dir", str(data_dir)]
+    return [*place, "--backbone", kit.backbone.name, "--weights", str(kit.weights), "--json"]
+
+
+@contextlib.contextmanager
+def serving(kit: Kit, data_dir: Path) -> Iterator[Process]:
+    """`lensmount serve` as a person starts it; killed at the end if it still runs."""
+    command = [sys.executable, "-m", "lensmount", "serve", *options(kit, data_dir), "--threads", "1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    try:
+        yield Process(running, json.loads(first_line(running)))
+    finally:
+        running.kill()
+        running.communicate(timeout=PATIENCE_S)
+
+
+def first_line(running: subprocess.Popen[str]) -> str:
+    assert running.stdout
+    with selectors.DefaultSelector() as selector:
+        selector.register(running.stdout, selectors.EVENT_READ)
+        assert selector.select(2 * PATIENCE_S), "the server does not say that it is ready"
+    line: str = running.stdout.readline()
+    assert line, running.stderr.read() if running.stderr else ""
+    return line
+
+
+def test_a_server_that_is_told_to_stop_stops_and_starts_again_with_all_it_had(kit: Kit, tmp_path: Path) -> None:
+    with serving(kit, tmp_path / "data") as process, Client(process.address, timeout=PATIENCE_S) as client:
+        assert process.said == {
+            "event": "listening",
+            "address": process.address,
+            "backbone": "test_vit",
+            "fingerprint": kit.backbone.fingerprint,
+        }
+        for version in kit.defect[:2]:
+            client.register(version.folder, alias="live")
+        stream = iter(client.stream((SHOT for _ in range(10**9)), "defect"))
+        assert next(stream).version == 2
+        status, log = process.stop(signal.SIGTERM)
+        with contextlib.suppress(LensmountError):
+            assert all(result.version == 2 for result in stream)
+    assert status == 0
+    assert "Traceback" not in log
+    assert "stopping" in log
+
+    with serving(kit, tmp_path / "data") as process, Client(process.address, timeout=PATIENCE_S) as client:
+        assert [(adapter.version, adapter.aliases) for adapter in client.adapters()] == [(2, ("live",)), (1, ())]
+        (result,) = client.infer(SHOT, "defect")
+        assert [each.score for each in result.scores] == pytest.approx(kit.defect[1].scores(SHOT), abs=CLOSE)
+        status, log = process.stop(signal.SIGINT)
+    assert status == 0
+    assert "Traceback" not in log
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    """A command in this process: its exit status and all that it said."""
+    done = CliRunner().invoke(cli, arguments)
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return done.exit_code, done.output
+
+
+def test_a_server_that_can_not_start_says_why_in_one_line(kit: Kit, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        taken = f"127.0.0.1:{listener.getsockname()[1]}"
+        status, said = run("serve", *options(kit, tmp_path / "data"), "--address", taken)
+    assert status == 4
+    assert said.startswith("Error: address: can not listen")
+    assert taken in said
+    assert "Fix: give --address another port" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "told"),
+    [
+        (["--address", "nowhere"], 2, "give HOST:PORT"),
+        (["--backbone", "no_such_model"], 2, "timm has no model of this name"),
+        (["--backbone", "test_resnet"], 2, "does not fit"),
+        (["--threads", "-1"], 2, "--threads"),
+    ],
+)
+def test_options_that_can_not_be(kit: Kit, tmp_path: Path, arguments: list[str], status: int, told: str) -> None:
+    found, said = run("serve", *options(kit, tmp_path / "data"), *arguments)
+    assert found == status
+    assert told in said
+    assert "Traceback" not in said
+
+
+def test_serve_tells_people_what_they_need(kit: Kit, capsys: pytest.CaptureFixture[str]) -> None:
+    commands._announce("127.0.0.1:50051", kit.backbone)
+    said = capsys.readouterr().out
+    assert "test_vit" in said
+    assert "8 segments" in said
+    assert "127.0.0.1:50051" in said
+    assert "authentication" not in said
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:50051", "[::]:50051", "192.0.2.1:50051"])
+def test_serve_warns_where_everybody_can_reach_it(kit: Kit, address: str, capsys: pytest.CaptureFixture[str]) -> None:
+    commands._announce(address, kit.backbone)
+    assert "no authentication" in " ".join(capsys.readouterr().out.split())
+
+
+def test_serve_says_when_nothing_can_be_shared(kit: Kit, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = Segment("whole", kit.backbone.model, (), lambda x: x, mixable=False)
+    commands._announce("127.0.0.1:1", replace(kit.backbone, segments=(whole,)))
+    assert "unknown family: tasks with edits run unshared" in " ".join(capsys.readouterr().out.split())
+
+
+def test_doctor_on_a_good_machine(kit: Kit, tmp_path: Path) -> None:
+    status, said = run("doctor", *options(kit, tmp_path / "data"))
+    told = json.loads(said)
+    assert status == 0
+    assert told["ready"] is True
+    assert all(finding["ok"] for finding in told["findings"])
+    assert {"name", "ok", "detail", "fix"} == told["findings"][0].keys()
+
+
+def test_doctor_on_a_machine_that_is_not_ready(kit: Kit, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    status, said = run("doctor", *options(kit, tmp_path / "file" / "data"))
+    told = json.loads(said)
+    assert status == 1
+    assert told["ready"] is False
+    (bad,) = [finding for finding in told["findings"] if not finding["ok"]]
+    assert bad["name"] == "data directory"
+    assert "--data-dir" in bad["fix"]
+
+
+def test_doctor_for_people(kit: Kit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    plain = [option for option in options(kit, tmp_path / "data") if option != "--json"]
+    status, said = run("doctor", *plain)
+    assert status == 0
+    assert "python" in said
+    assert "--data-dir" not in said
+    (tmp_path / "file").write_text("")
+    status, said = run("doctor", *plain, "--data-dir", str(tmp_path / "file" / "data"))
+    assert status == 1
+    assert "give --data-dir a folder that you may write" in said
