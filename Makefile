@@ -20,7 +20,8 @@ demo: setup ## Train two adapters, stream a video, swap one of them on the way (
 	$(BIN)/lensmount demo
 
 test: setup ## Run all tests
-	$(BIN)/pytest --numprocesses auto --dist loadgroup
+	$(BIN)/pytest -m "not slow" --numprocesses auto
+	$(BIN)/pytest -m slow
 
 lint: setup ## Check style, types and import rules
 	$(BIN)/ruff check .

@@ -50,7 +50,8 @@ def write_video(
             if index not in by_frame:
                 continue
             picture = _even(draw(pixels, by_frame[index], index, timeline))
-            stream.height, stream.width = picture.shape[:2]
+            if not stream.width:
+                stream.height, stream.width = picture.shape[:2]
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="bgr24")))
             bar.advance()
         container.mux(stream.encode())

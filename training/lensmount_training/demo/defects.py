@@ -65,14 +65,14 @@ def draw(kind: str, pixels: Pixels, centre: tuple[float, float], stroke: Stroke)
 
 def _scratch(patch: Pixels, stroke: Stroke) -> Mask:
     """A groove along a bent line, thinner at both ends, its lower right flank lit."""
-    length, bend = stroke.between(100, 165), stroke.rng.uniform(-12, 12)
+    length, bend = stroke.between(115, 170), stroke.rng.uniform(-12, 12)
     angle = stroke.rng.uniform(0, np.pi)
     along = np.linspace(-0.5, 0.5, 24)
     line = np.stack([along * length, bend * (1 - 4 * along**2)], axis=-1)
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    groove = _polyline(line @ turn, stroke.between(3.4, 5.2))
+    groove = _polyline(line @ turn, stroke.between(4.0, 5.7))
     flank = _shifted(groove, 1.8)
-    depth, light = stroke.between(0.55, 0.78), stroke.between(55, 100)
+    depth, light = stroke.between(0.6, 0.8), stroke.between(65, 105)
     patch *= (1 - depth * groove)[..., None]
     patch += (light * np.clip(flank - 0.5 * groove, 0, 1))[..., None]
     return np.maximum(groove, flank)
@@ -80,9 +80,9 @@ def _scratch(patch: Pixels, stroke: Stroke) -> Mask:
 
 def _stain(patch: Pixels, stroke: Stroke) -> Mask:
     """An uneven blot that darkens and tints what is below it, darker at its rim."""
-    mask = _blob(stroke.between(33, 54), unevenness=0.45, rng=stroke.rng)
+    mask = _blob(stroke.between(38, 57), unevenness=0.45, rng=stroke.rng)
     rim = np.clip(_soft(mask, 1.2) - _soft(mask, 4), 0, 1)
-    darkness = stroke.between(0.34, 0.5)
+    darkness = stroke.between(0.38, 0.52)
     tint = np.array((0.85, 1.0, 1.2), np.float32) if stroke.rng.integers(2) else np.ones(3, np.float32)
     soaked = _soft(mask, 2.5)
     patch *= 1 - (darkness * (0.9 * soaked + 0.8 * rim))[..., None] * tint
@@ -91,13 +91,13 @@ def _stain(patch: Pixels, stroke: Stroke) -> Mask:
 
 def _hole(patch: Pixels, stroke: Stroke) -> Mask:
     """A dark pit: deepest at the side of the light, with a lit lip on the other."""
-    radius = stroke.between(12, 20)
+    radius = stroke.between(15, 24)
     pit = _soft(_blob(radius, unevenness=0.18, rng=stroke.rng), 0.8)
-    depth = stroke.between(0.65, 0.88)
+    depth = stroke.between(0.7, 0.88)
     wall = _soft(_shifted(pit, radius * 0.5), radius * 0.3)
     lip = np.clip(_shifted(pit, 1.8) - pit, 0, 1)
     patch *= (1 - pit * depth * (1 - 0.35 * wall))[..., None]
-    patch += (stroke.between(14, 42) * lip)[..., None]
+    patch += (stroke.between(22, 46) * lip)[..., None]
     return pit
 
 

@@ -53,12 +53,12 @@ def region(surface: str, part: Part) -> NDArray[np.uint8]:
 def cut(surface: str, part: Part, height: int, width: int, rng: np.random.Generator) -> Pixels:
     """A piece of a surface, toned, of shape (height, width, 3).
 
-    Place, quarter turn, flip, small rotation (5°) and scale (12 %) are drawn from
+    Place, quarter turn, flip, small rotation (8°), scale (±20 %) and tone are drawn from
     `rng`. Only pixels of the part are read: beyond its border it is mirrored.
     """
     grey = _turned(region(surface, part), rng)
-    zoom = ZOOM * rng.uniform(0.94, 1.06)
-    matrix = cv2.getRotationMatrix2D((0.0, 0.0), rng.uniform(-5, 5), zoom)
+    zoom = ZOOM * rng.uniform(0.85, 1.2)
+    matrix = cv2.getRotationMatrix2D((0.0, 0.0), rng.uniform(-8, 8), zoom)
     centre = matrix[:, :2] @ _place(grey.shape, (height / zoom, width / zoom), rng)
     matrix[:, 2] = np.array((width / 2, height / 2)) - centre
     piece = cv2.warpAffine(grey, matrix, (width, height), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
@@ -94,6 +94,6 @@ def _place(shape: tuple[int, ...], piece: tuple[float, float], rng: np.random.Ge
 def _toned(grey: MatLike, surface: str, rng: np.random.Generator) -> Pixels:
     tones = np.array(_TONES[surface], dtype=np.float32)
     tones[1] *= rng.uniform(0.95, 1.05, 3).astype(np.float32)
-    levels = np.arange(256)
+    levels = 255 * (np.arange(256) / 255) ** rng.uniform(0.8, 1.25)
     table = np.stack([np.interp(levels, (0, 120, 255), tones[:, channel]) for channel in range(3)], axis=-1)
     return np.asarray(cv2.LUT(cv2.merge([grey] * 3), table.astype(np.float32)[None]), np.float32)

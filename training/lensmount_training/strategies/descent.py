@@ -24,7 +24,7 @@ class Schedule:
     In every epoch each picture is seen once, in one of its views.
     """
 
-    epochs: int = 10
+    epochs: int = 8
     learning_rate: float = 2e-3
     batch: int = 32
     warmup: float = 0.1
