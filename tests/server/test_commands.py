@@ -43,7 +43,7 @@ class Process:
     def stop(self, number: int) -> tuple[int, str]:
         """Its exit status after a signal, and what it wrote to its log."""
         self.running.send_signal(number)
-        _, log = self.running.communicate(timeout=PATIENCE_S)
+        _, log = self.running.communicate(timeout=2 * PATIENCE_S)
         return self.running.returncode, log
 
 

@@ -7,6 +7,7 @@ import re
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 import pytest
@@ -362,7 +363,7 @@ async def traffic(
             *(Want("defect", version=v) for v in (1, 2, 3)),
         ]
         wants = tuple(draw.sample(choices, draw.randint(1, 3)))
-        await asyncio.sleep(draw.random() * 0.2)
+        await asyncio.sleep(draw.random() * 0.1)
         done.append((number, wants, await scheduler.answer(Frame(SHOTS[number]), wants)))
 
     async def promote() -> None:
@@ -430,19 +431,20 @@ async def test_weights_under_a_wrong_name_would_be_noticed(kit: Kit) -> None:
 
 
 async def follow_alias(kit: Kit, mounts: Mounts, frames: int = 80) -> Witness:
-    """Many frames that follow `live` while it moves."""
+    """Many frames that follow `live` while it moves, until each version has answered."""
     engine = Witness(kit)
     scheduler = Scheduler(engine, mounts)
     versions = [mounted(version, number) for number, version in enumerate(kit.defect, 1)]
     mounts.point("live", versions[0])
 
     async def promote() -> None:
-        for turn in range(10_000):
+        for turn in count():
             mounts.point("live", versions[turn % 3])
             await asyncio.sleep(0)
 
     promoting = asyncio.create_task(promote())
-    await asyncio.gather(*(scheduler.answer(Frame(SHOTS[0]), LIVE) for _ in range(frames)))
+    while len({job for batch in engine.batches for job in batch}) < 3:
+        await asyncio.gather(*(scheduler.answer(Frame(SHOTS[0]), LIVE) for _ in range(frames)))
     promoting.cancel()
     await scheduler.close()
     return engine
@@ -452,7 +454,6 @@ async def test_no_batch_sees_two_versions_of_an_alias(kit: Kit) -> None:
     engine = await asyncio.wait_for(follow_alias(kit, Mounts()), PATIENCE_S)
     assert max(len(batch) for batch in engine.batches) > 1
     check_batches(engine.batches, kit, versions=1)
-    assert len({job for batch in engine.batches for job in batch}) > 1
 
 
 async def test_an_alias_that_changes_inside_a_batch_would_be_noticed(kit: Kit) -> None:
