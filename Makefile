@@ -21,7 +21,7 @@ demo: setup ## Train two adapters, stream a video, swap one of them on the way (
 
 test: setup ## Run all tests
 	$(BIN)/pytest -m "not slow" --numprocesses auto
-	$(BIN)/pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow --numprocesses auto
 
 lint: setup ## Check style, types and import rules
 	$(BIN)/ruff check .

@@ -15,6 +15,8 @@ from lensmount_training.report import as_json, print_report
 from lensmount_training.strategies import FeatureExtraction, Lora, Strategy
 from lensmount_training.strategies.descent import Schedule
 
+EPOCHS_HELP = f"lora; small sets get more, for {Schedule.least_steps} steps."
+
 EXAMPLE = """Train an adapter on FOLDER: one sub-folder of pictures for each class.
 
 \b
@@ -39,7 +41,7 @@ end. The package goes to runs/TASK; `lensmount register runs/TASK` brings it to 
 @click.option("--views", metavar="LIST", help="Turns and flips that leave a picture's class alone [identity,hflip].")
 @click.option("--last-segments", type=click.IntRange(min=1), help="lora: how many segments to edit [half].")
 @click.option("--rank", default=Lora.rank, show_default=True, type=click.IntRange(min=1), help="lora: rank.")
-@click.option("--epochs", default=Schedule.epochs, show_default=True, type=click.IntRange(min=1), help="lora.")
+@click.option("--epochs", default=Schedule.epochs, show_default=True, type=click.IntRange(min=1), help=EPOCHS_HELP)
 @click.option("--learning-rate", default=Schedule.learning_rate, show_default=True, help="lora.")
 @click.option("--json", "as_object", is_flag=True, help="The last line is one JSON object.")
 def train(  # noqa: PLR0913 one argument for each option

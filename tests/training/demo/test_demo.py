@@ -12,9 +12,11 @@ from typing import Any
 
 import av
 import pytest
+from click.testing import CliRunner
 from safetensors.torch import save_file
 
 from factories import random_backbone
+from lensmount.cli import cli
 from lensmount_training.demo.clip import ClipSettings, write_clip
 from lensmount_training.demo.pictures import PictureSettings, write_pictures
 
@@ -100,7 +102,7 @@ def test_vit_on_circuit_boards_and_materials(tmp_path: Path) -> None:
     weights = DATA / "vit_tiny_patch16_224.safetensors"
     if not weights.exists():
         pytest.skip(f"no real data at {DATA}")
-    few = [some_of(DATA / name, tmp_path / name, 40) for name in ("deeppcb_patches", "trashnet_mini")]
+    few = [some_of(DATA / name, tmp_path / name, 24) for name in ("deeppcb_patches", "trashnet_mini")]
     outcome = demo(
         *("--out", tmp_path / "demo", "--backbone", "vit_tiny_patch16_224", "--weights", weights),
         *("--data", few[0], "--task", "defect", "--data", few[1], "--task", "material"),
@@ -135,13 +137,10 @@ def some_of(source: Path, target: Path, count: int) -> Path:
     ],
 )
 def test_options_that_do_not_go_together(tmp_path: Path, options: list[str], field: str) -> None:
-    command = [sys.executable, "-m", "lensmount", "demo", "--out", str(tmp_path / "demo"), *options]
+    done = CliRunner().invoke(cli, ["demo", "--out", str(tmp_path / "demo"), *options])
 
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-
-    assert done.returncode == 2
+    assert done.exit_code == 2
     assert field in done.stderr
-    assert "Traceback" not in done.stderr
     assert not (tmp_path / "demo").exists()
 
 
@@ -149,9 +148,7 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
     precious = tmp_path / "precious.txt"
     precious.write_text("mine")
 
-    done = subprocess.run(
-        [sys.executable, "-m", "lensmount", "demo", "--out", str(tmp_path)], capture_output=True, text=True, timeout=300
-    )
+    done = CliRunner().invoke(cli, ["demo", "--out", str(tmp_path)])
 
-    assert done.returncode == 2
+    assert done.exit_code == 2
     assert precious.read_text() == "mine"

@@ -52,7 +52,9 @@ def test_training_moves_the_edits_and_nothing_else(name: str) -> None:
     cache = at_fork(backbone, min(targets), parts, ("identity",), NoProgress())
 
     before = {key: value.clone() for key, value in tuned.peft.state_dict().items()}
-    epoch = descend(tuned, cache, cache, Schedule(epochs=3, batch=4, learning_rate=1e-2), problem, NoProgress())
+    epoch = descend(
+        tuned, cache, cache, Schedule(epochs=3, least_steps=1, batch=4, learning_rate=1e-2), problem, NoProgress()
+    )
     after = tuned.peft.state_dict()
 
     learned = {key for key in after if "lora_" in key or "modules_to_save" in key}
@@ -87,9 +89,15 @@ def test_the_best_epoch_is_kept() -> None:
     tuned = adapt(problem, targets, 4, 8)
     cache = at_fork(backbone, min(targets), parts, ("identity",), NoProgress())
     said = Epochs()
-    best = descend(tuned, cache, cache, Schedule(epochs=8, batch=8, learning_rate=3e-2), problem, said)
+    schedule = Schedule(epochs=8, least_steps=1, batch=8, learning_rate=3e-2)
+    best = descend(tuned, cache, cache, schedule, problem, said)
     with torch.no_grad():
         answers = tuned.tail(cache.activations[:, 0].float()).argmax(1)
     assert len(said.accuracies) == 8
     assert said.accuracies[best - 1] == max(said.accuracies)
     assert float((answers == cache.targets).double().mean()) == pytest.approx(max(said.accuracies), abs=1e-3)
+
+
+@pytest.mark.parametrize(("pictures", "epochs"), [(1, 100), (32, 100), (33, 50), (320, 10), (10_000, 8)])
+def test_small_sets_get_more_epochs(pictures: int, epochs: int) -> None:
+    assert Schedule(epochs=8, least_steps=100, batch=32).epochs_for(pictures) == epochs

@@ -21,10 +21,12 @@ from lensmount_training.strategies.tuned import Tuned
 class Schedule:
     """AdamW with a linear warm-up (a share of all steps) and a cosine down to zero.
 
-    In every epoch each picture is seen once, in one of its views.
+    In every epoch each picture is seen once, in one of its views. A small set gets more epochs, so
+    that there are at least `least_steps` steps.
     """
 
     epochs: int = 8
+    least_steps: int = 100
     learning_rate: float = 2e-3
     batch: int = 32
     warmup: float = 0.1
@@ -37,11 +39,15 @@ class Schedule:
             raise InvalidInputError(
                 "above 0 expected", field="learning_rate", value=self.learning_rate, fix="give a number such as 0.001"
             )
-        for name in ("epochs", "batch"):
+        for name in ("epochs", "least_steps", "batch"):
             if getattr(self, name) < 1:
                 raise InvalidInputError(
                     "1 or more expected", field=name, value=getattr(self, name), fix="give a whole number from 1"
                 )
+
+    def epochs_for(self, pictures: int) -> int:
+        """How many epochs a training set of so many pictures gets."""
+        return max(self.epochs, math.ceil(self.least_steps / math.ceil(pictures / self.batch)))
 
     def factor(self, step: int, steps: int) -> float:
         """What the learning rate is multiplied with at `step` of `steps`, both from 0."""
@@ -58,12 +64,13 @@ def descend(
 
     Raises InvalidInputError when the loss is no number.
     """
-    steps = schedule.epochs * math.ceil(len(train) / schedule.batch)
+    epochs = schedule.epochs_for(len(train))
+    steps = epochs * math.ceil(len(train) / schedule.batch)
     descent = _Descent(tuned, schedule, steps, problem.class_weights)
     best = _Best(tuned.trainable())
     random = torch.Generator().manual_seed(problem.seed)
     bar = progress.bar("training", steps)
-    for epoch in range(1, schedule.epochs + 1):
+    for epoch in range(1, epochs + 1):
         descent.epoch(train, random, bar)
         accuracy, loss = descent.judge(validation)
         best.offer(epoch, accuracy, loss)
