@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
 import struct
 import zlib
@@ -12,9 +13,10 @@ import pytest
 from PIL import Image
 
 from factories import pictures
+from lensmount.archive import open_archive
 from lensmount.errors import InvalidInputError, LensmountError, NotFoundError, TooLargeError
-from lensmount.v1 import common_pb2, inference_pb2
-from serving import Feed, Item, Served, config, message, messages, raw_frame, read, refs, refused
+from lensmount.v1 import adapters_pb2, common_pb2, inference_pb2
+from serving import Feed, Item, Kit, Served, config, kept, message, messages, raw_frame, read, refs, refused
 from videos import encode, numbered
 
 SHOT = pictures(1, seed=2)[0]
@@ -230,6 +232,26 @@ async def test_extradata_that_is_none(live: Served) -> None:
     for wrong in (b"garbage", extradata[::-1], b"\1" * 1000):
         error = await refused(live.inference.StreamInfer(messages(config(H264, "defect", extradata=wrong), packets)))
         assert (type(error), bool(error.field), bool(error.fix)) == (InvalidInputError, True, True)
+
+
+@pytest.mark.parametrize("cut", [0.0, 0.5, 0.99])
+async def test_a_package_that_is_cut_off(live: Served, kit: Kit, cut: float) -> None:
+    with open_archive(kit.defect[1].folder) as archive:
+        data = archive.file.read()
+    data = data[: round(cut * len(data))] or b"x"
+    header = adapters_pb2.RegisterAdapterHeader(
+        size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest(), set_alias="live"
+    )
+
+    async def upload() -> AsyncIterator[adapters_pb2.RegisterAdapterRequest]:
+        yield adapters_pb2.RegisterAdapterRequest(header=header)
+        yield adapters_pb2.RegisterAdapterRequest(chunk=data)
+
+    before = kept(live.data_dir)
+    error = await refused(live.adapters.RegisterAdapter(upload()))
+    check(error, InvalidInputError, "package", f"{len(data)} bytes")
+    assert kept(live.data_dir) == before
+    assert before.whole
 
 
 async def test_many_bad_streams_at_once(live: Served) -> None:

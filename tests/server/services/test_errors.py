@@ -19,7 +19,7 @@ from lensmount_server.engine.runtime import Engine, Job
 from lensmount_server.registry import Registry
 from lensmount_server.services import convert
 from lensmount_server.services.errors import MAX_MESSAGE_BYTES, TRANSPORT_BYTES
-from serving import Feed, Served, config, eventually, message, messages, push, raw_frame, read, refs, refused
+from serving import Feed, Served, config, eventually, message, messages, own_tasks, push, raw_frame, read, refs, refused
 
 RAW = inference_pb2.CODEC_RAW
 SHOTS = pictures(4, seed=7)
@@ -83,6 +83,18 @@ async def test_a_defect_in_the_engine_costs_one_stream_and_no_other(
     )
     check_defect(error, caplog)
     assert good.summary.answered == 80
+
+
+async def test_a_stream_that_fails_while_its_client_still_sends_leaves_no_task_behind(
+    live: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = own_tasks()
+    monkeypatch.setattr(Engine, "run", defect)
+    feed = Feed(message(config(RAW, "defect")), *(message(raw_frame(shot)) for shot in SHOTS * 5))
+    call = live.inference.StreamInfer(feed)
+    assert isinstance(await refused(call), ServerError)
+    feed.send(None)  # the client's own task waits for it; to the server nothing goes any more
+    await eventually(lambda: not own_tasks() - before, "every task of the stream has ended")
 
 
 METHODS = [
