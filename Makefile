@@ -16,7 +16,7 @@ setup: .venv/.ready ## Make .venv with everything that development needs (6 GB)
 	$(BIN)/pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: setup ## Train two adapters, stream a video, swap one of them on the way (4 minutes)
+demo: setup ## Train two adapters, stream a video, swap one of them on the way (3 minutes)
 	$(BIN)/lensmount demo
 
 test: setup ## Run all tests

@@ -79,7 +79,7 @@ class DemoConfig:
 def demo(as_json: bool, **options: object) -> None:
     """Train two tasks, stream a video through one backbone, replace an adapter on the way.
 
-    Everything it needs came with pip. It takes about four minutes on two cores and leaves the
+    Everything it needs came with pip. It takes about three minutes on two cores and leaves the
     annotated video, the packages and the pictures in --out.
 
     \b

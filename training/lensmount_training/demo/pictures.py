@@ -31,7 +31,7 @@ _SEAMS = 0.2
 class PictureSettings:
     """How many pictures of each class, and the seed that decides every pixel of them."""
 
-    per_defect: int = 180
+    per_defect: int = 200
     per_surface: int = 60
     seed: int = 0
 
