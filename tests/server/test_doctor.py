@@ -140,7 +140,7 @@ def test_weights_of_another_model(settings: ServeConfig) -> None:
 
 def test_a_cache_that_can_not_be_written(settings: ServeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: str) -> Path:
-        raise PermissionError(13, "Permission denied", "/root/.cache/lensmount")
+        raise PermissionError(13, "Permission denied", "/home/somebody/.cache/lensmount")
 
     monkeypatch.setattr(doctor, "find_weights", refuse)
     finding = found(replace(settings, weights=None), "weights of test_vit")
