@@ -37,6 +37,11 @@ def frames_of(video: Path) -> int:
         return sum(1 for _ in container.decode(video=0))
 
 
+def size_of(video: Path) -> tuple[int, int]:
+    with av.open(str(video)) as container:
+        return container.streams.video[0].width, container.streams.video[0].height
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1600)
 def test_the_second_version_is_better_and_no_frame_is_lost(tmp_path: Path) -> None:
@@ -79,6 +84,7 @@ def test_own_pictures_and_clip(tmp_path: Path, tiny: Sequence[str | Path], own_f
     outcome = demo("--out", tmp_path / "demo", *tiny, "--data", data, "--task", "floor", "--clip", clip)
 
     assert outcome["frames"] == frames_of(clip)
+    assert size_of(tmp_path / "demo" / "demo.mp4") == size_of(clip) == (640, 360)
     assert outcome["lost"] == 0
     assert outcome["accuracy"] == {}
     assert set(outcome["frames_per_version"]["floor"]) == {"1", "2"}

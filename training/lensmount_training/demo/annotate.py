@@ -50,7 +50,7 @@ def write_video(
             if index not in by_frame:
                 continue
             picture = _even(draw(pixels, by_frame[index], index, timeline))
-            if not stream.width:
+            if not stream.codec_context.is_open:
                 stream.height, stream.width = picture.shape[:2]
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="bgr24")))
             bar.advance()
