@@ -29,7 +29,6 @@ VERSIONS: tuple[Colour, ...] = ((60, 170, 245), (110, 200, 90), (220, 160, 80))
 class Timeline:
     """One mark a frame of the task that is swapped: right, wrong, or unknown (None)."""
 
-    task: str
     marks: Mapping[int, bool | None]
     frames: int
 
@@ -100,7 +99,7 @@ def _timeline(results: Sequence[Result], truth: ClipTruth | None) -> Timeline:
     known = truth.labels(task) if truth and task in ("surface", "defect") else ()
     own = [result for result in results if result.task == task]
     marks = {each.frame_index: each.label == known[each.frame_index] if known else None for each in own}
-    return Timeline(task, marks, max(marks, default=0) + 1)
+    return Timeline(marks, max(marks, default=0) + 1)
 
 
 def _versions(results: Sequence[Result], task: str) -> int:
