@@ -18,6 +18,7 @@ from torch import Tensor
 
 from factories import fitted, head_package, lora_package, prepared, random_backbone, replaced_package
 from lensmount import AsyncClient
+from lensmount.aio_calls import Ending
 from lensmount.errors import LensmountError
 from lensmount.status import from_rpc_error
 from lensmount.v1 import common_pb2, inference_pb2
@@ -127,18 +128,21 @@ async def eventually(holds: Callable[[], object], what: str) -> None:
     pytest.fail(f"not within {PATIENCE_S:g} s: {what}")
 
 
-async def refused(call: Awaitable[object] | AsyncIterable[object]) -> LensmountError:
+async def refused(call: grpc.aio.Call) -> LensmountError:
     """The error of a raw call that must fail: one status of ours, without a trace in any part of it."""
+    ending = Ending(call, "")
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await asyncio.wait_for(_finish(call), PATIENCE_S)
-    return told(caught.value)
+    status = await ending.status(caught.value)
+    assert isinstance(status, grpc.aio.AioRpcError)
+    return told(status)
 
 
-async def _finish(call: Awaitable[object] | AsyncIterable[object]) -> None:
+async def _finish(call: grpc.aio.Call) -> None:
     if isinstance(call, AsyncIterable):
         async for _ in call:
             pass
-    else:
+    elif isinstance(call, Awaitable):
         await call
 
 

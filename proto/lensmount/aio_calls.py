@@ -41,13 +41,17 @@ class Ending:
 
     async def error(self, raised: grpc.RpcError) -> LensmountError | None:
         """What the call died of, given what gRPC raised; None when it had ended well."""
+        status = await self.status(raised)
+        return None if status.code() is grpc.StatusCode.OK else from_rpc_error(status, self._address)
+
+    async def status(self, raised: grpc.RpcError) -> grpc.RpcError:
+        """The server's own status where it came; else what gRPC raised."""
         for _ in range(_LOOKS):
             for status in (self._noted, raised, _status(self._call)):
                 if status is not None and status.details() != _OVERWRITTEN:
-                    good = status.code() is grpc.StatusCode.OK
-                    return None if good else from_rpc_error(status, self._address)
+                    return status
             await asyncio.sleep(_LOOK_S)
-        return from_rpc_error(raised, self._address)
+        return raised
 
     async def cancelled(self) -> LensmountError:
         """The error of a call that was cancelled, but not by its task."""
