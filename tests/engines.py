@@ -14,8 +14,8 @@ from factories import fitted, head_package, lora_package, pictures, replaced_pac
 from lensmount_adapters.adapter import Adapter
 from lensmount_adapters.backbones import Backbone
 from lensmount_adapters.heads import HeadSpec, run_head
-from lensmount_server.engine.executor import Executor
 from lensmount_server.engine.plan import plan
+from lensmount_server.engine.reference import ReferenceExecutor
 
 Oracle = Callable[[Tensor], Tensor]
 Answers = dict[tuple[int, str], Tensor]
@@ -55,7 +55,7 @@ def _pair(oracle: Oracle, folder: Path, backbone: Backbone) -> tuple[Adapter, Or
     return fitted(folder, backbone), oracle
 
 
-def serve(executor: Executor, wanted: Iterable[tuple[int, Adapter]], rows: Tensor) -> Answers:
+def serve(executor: ReferenceExecutor, wanted: Iterable[tuple[int, Adapter]], rows: Tensor) -> Answers:
     """Logits (labels,) of every wanted (frame, content hash); `rows` are all frames, uint8."""
     answers: Answers = {}
     for work in plan(wanted):

@@ -31,6 +31,7 @@ from lensmount_adapters.heads import HeadSpec
 from lensmount_adapters.pictures import Pixels
 from lensmount_server.app import running
 from lensmount_server.config import ServeConfig
+from lensmount_server.engine.settings import EngineSettings
 
 if TYPE_CHECKING:
     from lensmount.v1.adapters_pb2_grpc import AdapterServiceAsyncStub
@@ -104,7 +105,7 @@ class Served:
 @asynccontextmanager
 async def serving(kit: Kit, data_dir: Path) -> AsyncIterator[Served]:
     """A real server in this event loop, on a free port of loopback."""
-    config = ServeConfig(data_dir, "127.0.0.1:0", kit.backbone.name, kit.weights)
+    config = ServeConfig(data_dir, "127.0.0.1:0", kit.backbone.name, kit.weights, EngineSettings("reference"))
     options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
     async with (
         running(config) as (address, _),

@@ -35,6 +35,23 @@ class Adapter:
     replaced: Mapping[int, Mapping[str, Tensor]]
     head: nn.Module
 
+    def merged(self, model: nn.Module) -> dict[str, Tensor]:
+        """Every weight and statistic of `model` that this adapter changes, by name, with the change merged in."""
+        tensors: dict[str, Tensor] = {}
+        for edits in self.replaced.values():
+            tensors.update({name: tensor for name, tensor in edits.items() if tensor.is_floating_point()})
+        for deltas in self.lora.values():
+            for name, delta in deltas.items():
+                tensors[f"{name}.weight"] = delta.merged_into(model.get_parameter(f"{name}.weight").detach())
+        return tensors
+
+    @property
+    def size_bytes(self) -> int:
+        """What its tensors take in memory."""
+        lora = (tensor for deltas in self.lora.values() for delta in deltas.values() for tensor in (delta.a, delta.b))
+        replaced = (tensor for tensors in self.replaced.values() for tensor in tensors.values())
+        return sum(tensor.nbytes for tensor in (*lora, *replaced, *self.head.state_dict().values()))
+
 
 def fit(package: Package, backbone: Backbone) -> Adapter:
     """Put a package on a backbone.

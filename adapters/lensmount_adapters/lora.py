@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -99,6 +100,15 @@ class LoraDelta:
             low = F.conv2d(x, self.a, None, module.stride, module.padding, module.dilation)
             return F.conv2d(low, self.b) * self.scale
         return F.linear(F.linear(x, self.a), self.b) * self.scale
+
+    def merged_into(self, weight: Tensor) -> Tensor:
+        """The module's weight with this edit added: what `of` adds to the output, once and for all."""
+        a, b = self.a.to(weight.dtype), self.b.to(weight.dtype)
+        return weight + (b.flatten(1) @ a.flatten(1)).reshape(weight.shape) * self.scale
+
+    def to(self, dtype: torch.dtype) -> LoraDelta:
+        """The same edit in another precision."""
+        return self if self.a.dtype == dtype else LoraDelta(self.a.to(dtype), self.b.to(dtype), self.scale)
 
 
 def check_delta(name: str, module: nn.Module, delta: LoraDelta, rank: int) -> None:

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import grpc
-import torch
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -25,7 +24,7 @@ from lensmount.v1 import (
 from lensmount_adapters.backbones import Backbone, load_backbone
 from lensmount_server.catalog import Catalog
 from lensmount_server.config import ServeConfig
-from lensmount_server.engine.runtime import Engine
+from lensmount_server.engine.opening import open_engine
 from lensmount_server.hub import Hub
 from lensmount_server.mounts import Mounts
 from lensmount_server.registry import Registry
@@ -75,14 +74,14 @@ async def serve(config: ServeConfig, on_ready: Callable[[str, Backbone], None]) 
 async def running(config: ServeConfig) -> AsyncIterator[tuple[str, Backbone]]:
     """A server that runs while the context is open; gives the address that was bound."""
     host, port = config.host_port
-    if config.threads:
-        torch.set_num_threads(config.threads)
     async with AsyncExitStack() as stack:
         registry = Registry(config.data_dir)
         stack.callback(registry.close)
         backbone = await asyncio.to_thread(load_backbone, config.backbone, config.weights)
         mounts = Mounts()
-        scheduler = Scheduler(Engine(backbone), mounts)
+        engine = await asyncio.to_thread(open_engine, backbone, config.engine)
+        stack.callback(engine.close)
+        scheduler = Scheduler(engine, mounts)
         stack.push_async_callback(scheduler.close)
         catalog = Catalog(registry, mounts, scheduler)
         stack.push_async_callback(catalog.close)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import logging
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from lensmount_adapters.backbones import Backbone
 from lensmount_server.app import serve as run_server
 from lensmount_server.config import DEFAULT_ADDRESS, DEFAULT_BACKBONE, ServeConfig, default_data_dir
 from lensmount_server.doctor import examine
+from lensmount_server.engine.settings import DEFAULT_MERGED_MIB, ENGINES, PRECISIONS, EngineSettings
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
@@ -45,17 +47,61 @@ def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
             show_default="your data folder",
             help="Registry and packages.",
         ),
+        click.option(
+            "--engine",
+            type=click.Choice(ENGINES),
+            default="auto",
+            show_default=True,
+            help="What computes; auto: what is fastest here.",
+        ),
+        click.option(
+            "--precision",
+            type=click.Choice(PRECISIONS),
+            default="auto",
+            show_default=True,
+            help="What it computes in; auto: the fastest that is fine enough.",
+        ),
+        click.option("--threads", type=click.IntRange(0, 1024), default=0, help="Computing threads; 0: one a core."),
+        click.option(
+            "--merged-mib",
+            type=click.IntRange(0, 1 << 20),
+            default=DEFAULT_MERGED_MIB,
+            show_default=True,
+            help="Memory for merged tails of hot adapters.",
+        ),
         click.option("--json", "as_json", is_flag=True, help="For machines: one JSON object a line."),
     ]
+    configured = _with_config(command)
     for option in reversed(options):
-        command = option(command)
-    return command
+        configured = option(configured)
+    return configured
+
+
+def _with_config(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The command with its server's options taken together."""
+
+    @functools.wraps(command)
+    def run(  # noqa: PLR0913 - one for each option
+        *,
+        address: str,
+        backbone: str,
+        weights: Path | None,
+        data_dir: Path,
+        engine: str,
+        precision: str,
+        threads: int,
+        merged_mib: int,
+        **own: Any,
+    ) -> Any:
+        settings = EngineSettings(engine, precision, threads, merged_mib)
+        return command(ServeConfig(data_dir, address, backbone, weights, settings), **own)
+
+    return run
 
 
 @click.command()
 @server_options
-@click.option("--threads", type=click.IntRange(0, 1024), default=0, help="Computing threads; 0: as torch chooses.")
-def serve(address: str, backbone: str, weights: Path | None, data_dir: Path, as_json: bool, threads: int) -> None:
+def serve(config: ServeConfig, as_json: bool) -> None:
     """Run the server until Ctrl-C.
 
     One backbone is loaded once; adapters are registered and swapped while it runs:
@@ -66,18 +112,17 @@ def serve(address: str, backbone: str, weights: Path | None, data_dir: Path, as_
         lensmount stream line.mp4 --task defect
     """  # noqa: D301 - click wants the control character
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=Console(stderr=True))])
-    config = ServeConfig(data_dir, address, backbone, weights, threads)
     asyncio.run(run_server(config, _announce_json if as_json else _announce))
 
 
 @click.command()
 @server_options
-def doctor(address: str, backbone: str, weights: Path | None, data_dir: Path, as_json: bool) -> None:
+def doctor(config: ServeConfig, as_json: bool) -> None:
     """Check that this machine can serve: versions, device, weights, FFmpeg, folders, port.
 
     Exits with 1 when something must be mended first, and says how.
     """
-    findings = list(examine(ServeConfig(data_dir, address, backbone, weights)))
+    findings = list(examine(config))
     ready = all(finding.ok for finding in findings)
     if as_json:
         click.echo(json.dumps({"ready": ready, "findings": [asdict(finding) for finding in findings]}))

@@ -9,18 +9,21 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import av
 import torch
 
 from lensmount.errors import InvalidInputError, LensmountError
-from lensmount_adapters.backbones import load_backbone
+from lensmount_adapters.backbones import Backbone, load_backbone
 from lensmount_adapters.backbones.backbone import create_model
 from lensmount_adapters.backbones.weights import find_weights
 from lensmount_server.config import ServeConfig
-from lensmount_server.engine.runtime import Engine
+from lensmount_server.engine.opening import choose
 
-PACKAGES = ("lensmount", "torch", "timm", "peft", "av", "opencv-python-headless", "grpcio", "protobuf", "safetensors")
+PACKAGES = (
+    "lensmount", "torch", "timm", "peft", "openvino", "av", "opencv-python-headless", "grpcio", "protobuf", "safetensors",
+)  # fmt: skip
 TRAINING_ONLY = ("peft",)
 
 
@@ -39,8 +42,7 @@ def examine(config: ServeConfig) -> Iterator[Finding]:
     yield _python()
     yield from map(_package, PACKAGES)
     yield _device()
-    yield _precision()
-    yield _weights(config)
+    yield from _model(config)
     yield _decoder("h264", "decode H.264 streams")
     yield _decoder("hevc", "decode H.265 streams")
     yield _encoder()
@@ -69,12 +71,33 @@ def _device() -> Finding:
     return Finding("device", ok=True, detail=f"cpu, {threads}{unused}")
 
 
-def _precision() -> Finding:
-    why = "the trainer's own precision: the golden check can hold served logits against it to 1e-3"
-    return Finding("precision", ok=True, detail=f"{Engine.precision}: {why}")
+def _model(config: ServeConfig) -> Iterator[Finding]:
+    """The backbone's weights, and where they are right, what will compute and in which precision."""
+    weights = _weights(config)
+    if isinstance(weights, Finding):
+        yield weights
+        return
+    backbone, path = weights
+    yield Finding(f"weights of {backbone.name}", ok=True, detail=f"{backbone.fingerprint[:12]} from {path}")
+    yield _engine(config, backbone)
 
 
-def _weights(config: ServeConfig) -> Finding:
+def _engine(config: ServeConfig, backbone: Backbone) -> Finding:
+    try:
+        table = choose(backbone, config.engine)
+    except LensmountError as error:
+        return Finding("engine", ok=False, detail=error.message, fix=error.fix)
+    if table is None:
+        return Finding("engine", ok=True, detail="reference in fp32: the plain one, for comparison")
+    measured = ", ".join(
+        f"{each.engine} {each.precision} {each.eight_rows_ms:.0f} ms{' (too coarse)' if each.too_coarse else ''}"
+        for each in table.candidates
+    )
+    chosen = table.chosen
+    return Finding("engine", ok=True, detail=f"{chosen.engine} in {chosen.precision}; 8 frames: {measured}")
+
+
+def _weights(config: ServeConfig) -> Finding | tuple[Backbone, Path]:
     name = f"weights of {config.backbone}"
     try:
         create_model(config.backbone)
@@ -83,13 +106,12 @@ def _weights(config: ServeConfig) -> Finding:
             detail = "not on this machine; the first start downloads them from timm's hub"
             fix = f"start once with a network, give --weights FILE, or use --backbone {ServeConfig.backbone}"
             return Finding(name, ok=False, detail=detail, fix=fix)
-        backbone = load_backbone(config.backbone, path)
+        return load_backbone(config.backbone, path), path
     except LensmountError as error:
         return Finding(name, ok=False, detail=error.message, fix=error.fix)
     except OSError as error:
         fix = "make that place readable and writable, or give --weights FILE"
         return Finding(name, ok=False, detail=str(error), fix=fix)
-    return Finding(name, ok=True, detail=f"{backbone.fingerprint[:12]} from {path}")
 
 
 def _decoder(codec: str, purpose: str) -> Finding:

@@ -22,6 +22,7 @@ from lensmount.v1.inference_pb2_grpc import InferenceServiceStub
 from lensmount_server import app
 from lensmount_server.app import running
 from lensmount_server.config import ServeConfig
+from lensmount_server.engine.settings import EngineSettings
 from lensmount_server.frames import Frame
 from lensmount_server.services import push as pushed
 from serving import CLOSE, PATIENCE_S, Feed, Kit, config, message, raw_frame, read, serving
@@ -31,7 +32,9 @@ SHOT = pictures(1, seed=11)[0]
 
 @pytest.fixture
 def settings(kit: Kit, tmp_path: Path) -> ServeConfig:
-    return ServeConfig(tmp_path / "data", "127.0.0.1:0", "test_vit", kit.weights, threads=1)
+    return ServeConfig(
+        tmp_path / "data", "127.0.0.1:0", "test_vit", kit.weights, EngineSettings("reference", threads=1)
+    )
 
 
 async def refusal(settings: ServeConfig) -> LensmountError:

@@ -49,7 +49,7 @@ class Process:
 
 def options(kit: Kit, data_dir: Path) -> list[str]:
     place = ["--address", "127.0.0.1:0", "--data-dir", str(data_dir)]
-    return [*place, "--backbone", kit.backbone.name, "--weights", str(kit.weights), "--json"]
+    return [*place, "--backbone", kit.backbone.name, "--weights", str(kit.weights), "--engine", "reference", "--json"]
 
 
 @contextlib.contextmanager

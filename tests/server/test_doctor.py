@@ -12,30 +12,32 @@ from pathlib import Path
 import av
 import pytest
 
+from lensmount.errors import UnavailableError
 from lensmount_server import doctor
 from lensmount_server.config import ServeConfig
 from lensmount_server.doctor import PACKAGES, Finding, examine
+from lensmount_server.engine.settings import EngineSettings
 from serving import Kit
 
 NAMES = [
     "python",
     *PACKAGES,
     "device",
-    "precision",
     "weights of test_vit",
+    "engine",
     "FFmpeg h264",
     "FFmpeg hevc",
     "FFmpeg libx264",
     "data directory",
     "address",
 ]
-# Told for information; nothing can be wrong with them yet.
-TELLING = ("device", "precision")
+# Told for information; nothing can be wrong with it yet.
+TELLING = ("device",)
 
 
 @pytest.fixture
 def settings(kit: Kit, tmp_path: Path) -> ServeConfig:
-    return ServeConfig(tmp_path / "data", "127.0.0.1:0", "test_vit", kit.weights)
+    return ServeConfig(tmp_path / "data", "127.0.0.1:0", "test_vit", kit.weights, EngineSettings("reference"))
 
 
 def found(settings: ServeConfig, name: str) -> Finding:
@@ -72,6 +74,13 @@ def no_weights(monkeypatch: pytest.MonkeyPatch, _: str) -> None:
     monkeypatch.setattr(doctor, "find_weights", lambda _: None)
 
 
+def no_engine(monkeypatch: pytest.MonkeyPatch, _: str) -> None:
+    def refuse(*_: object) -> None:
+        raise UnavailableError("OpenVINO is not installed", field="engine", fix="pip install 'lensmount[server]'")
+
+    monkeypatch.setattr(doctor, "choose", refuse)
+
+
 def no_codec(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(av, "codecs_available", av.codecs_available - {name.removeprefix("FFmpeg ")})
 
@@ -92,6 +101,7 @@ SPOIL: dict[str, Callable[[pytest.MonkeyPatch, str], None]] = {
     "python": old_python,
     **dict.fromkeys(PACKAGES, no_package),
     "weights of test_vit": no_weights,
+    "engine": no_engine,
     "FFmpeg h264": no_codec,
     "FFmpeg hevc": no_codec,
     "FFmpeg libx264": no_codec,

@@ -19,8 +19,8 @@ from lensmount_adapters.adapter import fit
 from lensmount_adapters.backbones import Backbone
 from lensmount_adapters.backbones.backbone import fingerprint
 from lensmount_adapters.package import content_hash, read_package
-from lensmount_server.engine.executor import Executor
 from lensmount_server.engine.plan import plan
+from lensmount_server.engine.reference import ReferenceExecutor
 from lensmount_training.data import read_folder
 from lensmount_training.evaluate import score
 from lensmount_training.progress import NoProgress, Progress
@@ -52,7 +52,7 @@ def served(backbone: Backbone, run: Run) -> torch.Tensor:
     adapter = fit(package, backbone)
     rows = torch.stack([backbone.preprocessing.prepare(pixels) for pixels in package.golden.pictures])
     (work,) = plan((place, adapter) for place in range(len(rows)))
-    return Executor(backbone).run(work, rows)[0]
+    return ReferenceExecutor(backbone).run(work, rows)[0]
 
 
 def test_it_learned(run: Run) -> None:
@@ -246,6 +246,6 @@ def test_figures_are_those_of_the_served_logits(run: Run, backbone: Backbone, di
     sealed = [picture for picture in dataset.pictures if picture.file in split["test"]]
     adapter = fit(read_package(run.out), backbone)
     (work,) = plan((place, adapter) for place in range(len(sealed)))
-    (logits,) = Executor(backbone).run(work, torch.stack([picture.pixels for picture in sealed]))
+    (logits,) = ReferenceExecutor(backbone).run(work, torch.stack([picture.pixels for picture in sealed]))
     again = score(logits, torch.tensor([picture.label for picture in sealed]), dataset.labels)
     assert again.confusion == run.test.confusion

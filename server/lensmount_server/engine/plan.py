@@ -30,6 +30,11 @@ class Pass:
     frames: tuple[int, ...]
     groups: tuple[Group, ...]
 
+    @property
+    def forks(self) -> tuple[int, ...]:
+        """Where groups leave the shared rows, in ascending order, each once."""
+        return tuple(sorted({group.adapter.fork for group in self.groups}))
+
     def shared_after(self, segment: int) -> tuple[int, ...]:
         """The frames whose shared row must still run through `segment`."""
         wanted = {frame for group in self.groups if group.adapter.fork > segment for frame in group.frames}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -12,8 +13,8 @@ from lensmount_adapters.adapter import Adapter
 from lensmount_adapters.backbones import Backbone
 from lensmount_adapters.pictures import Pixels
 from lensmount_adapters.preprocessing import Preprocessing
-from lensmount_server.engine.executor import Executor
 from lensmount_server.engine.plan import Pass, plan
+from lensmount_server.engine.reference import ReferenceExecutor
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,15 +39,65 @@ class Counters:
     segment_rows: tuple[int, ...]
 
 
+class Executor(Protocol):
+    """Runs passes. `run` is called by one thread, the rest by any."""
+
+    @property
+    def name(self) -> str:
+        """What computes."""
+        ...
+
+    @property
+    def precision(self) -> str:
+        """What it computes in: "fp32" or "bf16"."""
+        ...
+
+    @property
+    def segment_rows(self) -> Sequence[int]:
+        """Rows that went through each segment since the start."""
+        ...
+
+    def run(self, work: Pass, pictures: Tensor) -> list[Tensor]:
+        """Logits (frames, labels) of each group of `work`, in their order; `pictures` is uint8, one row a frame."""
+        ...
+
+    def mount(self, adapter: Adapter) -> None:
+        """Make ready what the adapter needs, and try it. Blocks; raises LensmountError when it can not answer."""
+        ...
+
+    def unmount(self, content_hash: str) -> None:
+        """Forget what was kept for an adapter."""
+        ...
+
+    def close(self) -> None:
+        """End the threads."""
+        ...
+
+
 class Engine:
     """The one executor of a device; `run` is called from one thread at a time."""
 
-    precision = "fp32"
-
-    def __init__(self, backbone: Backbone) -> None:
+    def __init__(self, backbone: Backbone, executor: Executor | None = None) -> None:
         self.backbone = backbone
-        self._executor = Executor(backbone)
+        self.executor: Executor = ReferenceExecutor(backbone) if executor is None else executor
         self._batches = self._frames = self._rows = 0
+
+    @property
+    def precision(self) -> str:
+        """What it computes in: "fp32" or "bf16"."""
+        return self.executor.precision
+
+    def mount(self, adapter: Adapter) -> None:
+        """Make an adapter ready to answer, off the engine's thread; raises LensmountError when it can not."""
+        self.executor.mount(adapter)
+
+    def unmount(self, content_hash: str) -> None:
+        """Forget what was kept for an adapter; it may still be in a batch under way."""
+        self.executor.unmount(content_hash)
+
+    def close(self) -> None:
+        """End the executor's threads."""
+        self.executor.close()
 
     def run(self, jobs: Sequence[Job]) -> list[list[Tensor]]:
         """Logits (labels,) on the CPU for each adapter of each job, in their order."""
@@ -60,12 +111,12 @@ class Engine:
 
     def counters(self) -> Counters:
         """A snapshot of the counters."""
-        return Counters(self._batches, self._frames, self._rows, tuple(self._executor.segment_rows))
+        return Counters(self._batches, self._frames, self._rows, tuple(self.executor.segment_rows))
 
     def _run_pass(self, work: Pass, jobs: Sequence[Job]) -> dict[tuple[int, str], Tensor]:
         pictures = torch.stack([_prepared(jobs[place], work.preprocessing) for place in work.frames])
         rows = {}
-        for group, logits in zip(work.groups, self._executor.run(work, pictures), strict=True):
+        for group, logits in zip(work.groups, self.executor.run(work, pictures), strict=True):
             for position, row in zip(group.frames, logits.float().cpu(), strict=True):
                 rows[work.frames[position], group.adapter.content_hash] = row
         return rows

@@ -17,7 +17,7 @@ from engines import FRAMES, Zoo, lora_member, make_zoo, serve
 from factories import pictures, random_backbone, stacked
 from lensmount_adapters.adapter import Adapter
 from lensmount_adapters.backbones import Backbone
-from lensmount_server.engine.executor import Executor
+from lensmount_server.engine.reference import ReferenceExecutor
 
 Wanted = Sequence[tuple[int, Adapter]]
 
@@ -57,7 +57,7 @@ def arithmetic(wanted: Wanted, segments: int) -> list[int]:
 def test_a_frame_wanted_by_many_tasks_runs_the_shared_segments_once(tasks: int, tmp_path: Path) -> None:
     backbone = random_backbone("test_vit")
     members = [lora_member(tmp_path / str(i), backbone, segments=(-2,), seed=i) for i in range(tasks)]
-    engine = Executor(backbone)
+    engine = ReferenceExecutor(backbone)
     frames = 4
     wanted = [(frame, member.adapter) for frame in range(frames) for member in members]
     with counted(backbone) as rows:
@@ -71,7 +71,7 @@ def test_tasks_that_only_add_a_head_cost_no_row(tmp_path: Path) -> None:
     zoo = make_zoo(tmp_path, random_backbone("test_vit"))
     heads = [member.adapter for member in zoo.members if member.adapter.fork == len(zoo.backbone.segments)]
     assert len(heads) == 4
-    engine = Executor(zoo.backbone)
+    engine = ReferenceExecutor(zoo.backbone)
     with counted(zoo.backbone) as rows:
         serve(engine, [(frame, adapter) for frame in range(FRAMES) for adapter in heads], zoo.rows)
     assert engine.segment_rows == [FRAMES] * len(zoo.backbone.segments)
@@ -81,7 +81,7 @@ def test_tasks_that_only_add_a_head_cost_no_row(tmp_path: Path) -> None:
 def test_a_pair_that_is_wanted_twice_costs_one_row(tmp_path: Path) -> None:
     backbone = random_backbone("test_vit")
     adapter = lora_member(tmp_path, backbone, segments=(0,)).adapter
-    engine = Executor(backbone)
+    engine = ReferenceExecutor(backbone)
     serve(engine, [(0, adapter)] * 5, stacked(backbone, pictures(1)))
     assert engine.segment_rows == [1] * len(backbone.segments)
 
@@ -89,7 +89,7 @@ def test_a_pair_that_is_wanted_twice_costs_one_row(tmp_path: Path) -> None:
 def test_counts_go_on_from_batch_to_batch(tmp_path: Path) -> None:
     backbone = random_backbone("test_vit")
     adapter = lora_member(tmp_path, backbone).adapter
-    engine = Executor(backbone)
+    engine = ReferenceExecutor(backbone)
     for _ in range(3):
         serve(engine, [(0, adapter), (1, adapter)], stacked(backbone, pictures(2)))
     assert engine.segment_rows == [6] * len(backbone.segments)
@@ -101,7 +101,7 @@ def test_counts_go_on_from_batch_to_batch(tmp_path: Path) -> None:
 )
 def test_counts_are_the_arithmetic_of_the_trie(zoo: Zoo, wanted: list[tuple[int, int]]) -> None:
     pairs = [(frame, zoo.members[i].adapter) for frame, i in wanted]
-    engine = Executor(zoo.backbone)
+    engine = ReferenceExecutor(zoo.backbone)
     with counted(zoo.backbone) as rows:
         serve(engine, pairs, zoo.rows)
     expected = arithmetic(pairs, len(zoo.backbone.segments))
@@ -115,7 +115,7 @@ def test_counts_are_the_arithmetic_of_the_trie(zoo: Zoo, wanted: list[tuple[int,
 def test_an_unknown_family_pays_for_every_adapter_apart(tmp_path: Path) -> None:
     backbone = random_backbone("test_byobnet")
     members = [lora_member(tmp_path / str(i), backbone, segments=(0,), seed=i) for i in range(3)]
-    engine = Executor(backbone)
+    engine = ReferenceExecutor(backbone)
     wanted = [(frame, member.adapter) for frame in range(2) for member in members]
     with counted_stem(backbone) as calls:
         serve(engine, wanted, stacked(backbone, pictures(2)))

@@ -19,7 +19,7 @@ from lensmount_adapters.golden import FILE as GOLDEN_FILE
 from lensmount_adapters.golden import compare_logits
 from lensmount_adapters.package import CONFIG_FILE, MANIFEST_FILE, TENSOR_FILE, read_package
 from lensmount_adapters.pictures import Pixels
-from lensmount_server.engine.executor import Executor
+from lensmount_server.engine.reference import ReferenceExecutor
 from tampering import Tamper, in_json, in_tensors, tensor
 
 BACKBONES = ["test_vit", "test_resnet", "test_efficientnet", "test_convnext"]
@@ -31,7 +31,7 @@ def check(folder: Path, backbone: Backbone, seen: Callable[[Pixels], Pixels] = l
     adapter = fit(package, backbone)
     prepare = adapter.manifest.preprocessing.prepare
     rows = torch.stack([prepare(seen(pixels)) for pixels in package.golden.pictures])
-    answers = serve(Executor(backbone), [(frame, adapter) for frame in range(len(rows))], rows)
+    answers = serve(ReferenceExecutor(backbone), [(frame, adapter) for frame in range(len(rows))], rows)
     served = torch.stack([answers[frame, adapter.content_hash] for frame in range(len(rows))])
     return compare_logits(package.golden, served, "fp32")
 

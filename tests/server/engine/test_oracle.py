@@ -16,7 +16,7 @@ from factories import SMALL, lora_package, pictures, random_backbone, stacked
 from lensmount.errors import ServerError
 from lensmount_adapters.backbones import Backbone
 from lensmount_adapters.backbones.backbone import fingerprint
-from lensmount_server.engine.executor import Executor
+from lensmount_server.engine.reference import ReferenceExecutor
 
 TOLERANCE = 1e-4
 FAR = 1e-2
@@ -39,7 +39,7 @@ def random_members(folder: Path, backbone: Backbone, count: int, seed: int) -> l
 def worst(backbone: Backbone, members: Sequence[Member], oracles: Mapping[int, Member], rows: Tensor) -> float:
     """The largest distance of a mixed batch's rows to what `oracles` says of the adapter of that number."""
     wanted = [(frame, member.adapter) for frame in range(len(rows)) for member in members]
-    answers = serve(Executor(backbone), wanted, rows)
+    answers = serve(ReferenceExecutor(backbone), wanted, rows)
     return max(
         distance(answers[frame, member.adapter.content_hash], alone(backbone, oracles[number], rows[frame]))
         for frame in range(len(rows))
@@ -114,7 +114,7 @@ def test_a_module_that_is_read_but_never_called_is_refused(tmp_path: Path, monke
     backbone = random_backbone("swinv2_tiny_window8_256")
     member = lora_member(tmp_path, backbone, segments=(0,))
     with pytest.raises(ServerError, match="did not run in its segment") as caught:
-        serve(Executor(backbone), [(0, member.adapter)], stacked(backbone, pictures(1)))
+        serve(ReferenceExecutor(backbone), [(0, member.adapter)], stacked(backbone, pictures(1)))
     assert caught.value.value.endswith("attn.qkv")
 
 

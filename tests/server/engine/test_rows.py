@@ -16,9 +16,9 @@ from engines import FRAMES, Zoo, distance, serve
 from lensmount_adapters.backbones import Segment
 from lensmount_adapters.backbones.backbone import fingerprint
 from lensmount_adapters.lora import LoraDelta
-from lensmount_server.engine import executor
+from lensmount_server.engine import mixed, reference
 from lensmount_server.engine.deltas import RowDelta, added
-from lensmount_server.engine.executor import Executor
+from lensmount_server.engine.reference import ReferenceExecutor
 
 TOLERANCE = 1e-4
 FAR = 1e-2
@@ -32,7 +32,7 @@ wanted_pairs = st.lists(st.tuples(st.integers(0, FRAMES - 1), st.integers(0, MEM
 
 def distances(zoo: Zoo, wanted: Wanted) -> list[float]:
     """How far each wanted row is from the member's own model run alone."""
-    answers = serve(Executor(zoo.backbone), ((frame, zoo.members[i].adapter) for frame, i in wanted), zoo.rows)
+    answers = serve(ReferenceExecutor(zoo.backbone), ((frame, zoo.members[i].adapter) for frame, i in wanted), zoo.rows)
     keys = [(frame, zoo.members[i].adapter.content_hash) for frame, i in wanted]
     assert answers.keys() == set(keys)
     return [distance(answers[key], zoo.expected[key]) for key in keys]
@@ -57,14 +57,14 @@ def test_a_batch_that_fails_leaves_the_backbone_as_it_was(zoo: Zoo) -> None:
     misfits = {name: LoraDelta(delta.a[:, :5], delta.b, delta.scale) for name, delta in edits.items()}
     wrong = replace(right, content_hash="f" * 64, lora={index: misfits})
     with pytest.raises(RuntimeError):
-        serve(Executor(zoo.backbone), [(0, wrong), *((1, member.adapter) for member in zoo.members)], zoo.rows)
+        serve(ReferenceExecutor(zoo.backbone), [(0, wrong), *((1, member.adapter) for member in zoo.members)], zoo.rows)
     assert fingerprint(zoo.backbone.model) == zoo.backbone.fingerprint
     assert not [name for name, module in zoo.backbone.model.named_modules() if module._forward_hooks]
     assert max(distances(zoo, EVERYTHING)) < TOLERANCE
 
 
 def test_one_executor_serves_batch_after_batch(zoo: Zoo) -> None:
-    engine = Executor(zoo.backbone)
+    engine = ReferenceExecutor(zoo.backbone)
     for start in range(MEMBERS):
         wanted = [(frame, zoo.members[(start + frame) % MEMBERS].adapter) for frame in range(FRAMES)]
         answers = serve(engine, wanted, zoo.rows)
@@ -123,7 +123,7 @@ def test_an_engine_that_adds_deltas_wrongly_is_caught(
     def faulty(model: nn.Module, deltas: Parts, rows: int) -> AbstractContextManager[None]:
         return added(model, fault(deltas, rows), rows)
 
-    monkeypatch.setattr(executor, "added", faulty)
+    monkeypatch.setattr(mixed, "added", faulty)
     assert max(distances(zoo, EVERYTHING)) > FAR
 
 
@@ -149,5 +149,5 @@ def test_an_engine_that_picks_other_frames_is_caught(zoo: Zoo, monkeypatch: pyte
     def backwards(have: tuple[int, ...], want: tuple[int, ...]) -> list[int]:
         return [have.index(frame) for frame in reversed(want)]
 
-    monkeypatch.setattr(executor, "_select", backwards)
+    monkeypatch.setattr(reference, "select", backwards)
     assert max(distances(zoo, EVERYTHING)) > FAR

@@ -1,0 +1,57 @@
+"""What goes in and out of every segment when random pictures go through the backbone.
+
+Ranges are traced with it, and what was compiled is checked against it before it answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from lensmount_adapters.backbones import Backbone
+from lensmount_adapters.preprocessing import Preprocessing
+from lensmount_server.engine.cpu.units import SegmentRange
+
+PROBE_ROWS = 2
+
+
+class Probes:
+    """The backbone's own answers, PROBE_ROWS rows each, computed once a picture size."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self._backbone = backbone
+        self._known: dict[Preprocessing, list[Tensor]] = {}
+
+    def at(self, range_: SegmentRange) -> Tensor:
+        """Input of a range."""
+        return self._through(range_.preprocessing)[range_.start]
+
+    def behind(self, range_: SegmentRange) -> Tensor:
+        """What the backbone's own range gives on that input, float32."""
+        return self._through(range_.preprocessing)[range_.stop]
+
+    def _through(self, preprocessing: Preprocessing) -> list[Tensor]:
+        if preprocessing not in self._known:
+            with as_is():
+                generator = torch.Generator().manual_seed(0)
+                shape = (PROBE_ROWS, 3, preprocessing.height, preprocessing.width)
+                pictures = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+                borders = _borders(self._backbone, preprocessing.normalize(pictures))
+                self._known[preprocessing] = [pictures, *borders]
+        return self._known[preprocessing]
+
+
+def _borders(backbone: Backbone, x: Tensor) -> Iterator[Tensor]:
+    for segment in backbone.segments:
+        x = segment(x)
+        yield x.contiguous()
+
+
+@contextmanager
+def as_is() -> Iterator[None]:
+    """No gradients, and no inference tensors, which a tracer can not take."""
+    with torch.inference_mode(mode=False), torch.no_grad():
+        yield

@@ -1,0 +1,76 @@
+"""The reference executor: a pass in fp32, segment by segment, as plainly as it can be written.
+
+Slow and obviously right. Every faster form is held against it, and it against PEFT's own models.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lensmount_adapters.adapter import Adapter
+from lensmount_adapters.backbones import Backbone
+from lensmount_adapters.heads import run_head
+from lensmount_server.engine.mixed import Rows, Span, run_segment, select
+from lensmount_server.engine.plan import Pass
+
+
+class ReferenceExecutor:
+    """The engine's arithmetic on one backbone; not for use by two threads at once.
+
+    `segment_rows` counts the rows that went through each segment since the start.
+    """
+
+    name = "reference"
+    precision = "fp32"
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone = backbone
+        self.segment_rows = [0] * len(backbone.segments)
+
+    def mount(self, adapter: Adapter) -> None:
+        """Nothing is prepared here: an adapter is run as it is."""
+
+    def unmount(self, content_hash: str) -> None:
+        """Nothing is kept here."""
+
+    def close(self) -> None:
+        """There are no threads."""
+
+    @torch.inference_mode()
+    def run(self, work: Pass, pictures: Tensor) -> list[Tensor]:
+        """Logits (frames, labels) of each group of `work`, in the order of its groups and their frames.
+
+        `pictures` is uint8 (frames, 3, height, width), one row for each frame of the pass.
+        """
+        x = work.preprocessing.normalize(pictures.to(self.backbone.device))
+        rows: Rows = [(Span(None, tuple(range(len(work.frames)))), x)]
+        for index, segment in enumerate(self.backbone.segments):
+            rows = _fork(work, index, rows)
+            self.segment_rows[index] += sum(len(span.frames) for span, _ in rows)
+            rows = run_segment(segment, index, rows)
+        return self._heads(work, rows)
+
+    def _heads(self, work: Pass, rows: Rows) -> list[Tensor]:
+        pooled = {span.group: self.backbone.pool(x) for span, x in rows}
+        own = {span.group: (span.frames, x) for span, x in rows}
+        logits = []
+        for group in work.groups:
+            source = group if group in own else None
+            frames, features = own[source]
+            chosen = select(frames, group.frames)
+            head = group.adapter.head
+            logits.append(run_head(head, self.backbone, features[chosen], pooled[source][chosen]))
+        return logits
+
+
+def _fork(work: Pass, index: int, rows: Rows) -> Rows:
+    """Give the groups that fork here rows of their own; drop shared rows that nobody needs any more."""
+    (span, shared), *own = rows if rows[0][0].group is None else [(Span(None, ()), rows[0][1][:0]), *rows]
+    still = work.shared_after(index)
+    for group in work.groups:
+        if group.adapter.fork == index:
+            own.append((Span(group, group.frames), shared[select(span.frames, group.frames)]))
+    if not still:
+        return own
+    return [(Span(None, still), shared[select(span.frames, still)]), *own]

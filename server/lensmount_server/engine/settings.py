@@ -1,0 +1,22 @@
+"""What an engine is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+ENGINES = ("auto", "openvino", "torch", "reference")
+PRECISIONS = ("auto", "fp32", "bf16")
+DEFAULT_MERGED_MIB = 1024
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """What computes and in which precision ("auto": what is fastest here), on how many cores (0: all of them).
+
+    `merged_mib` is the memory, in MiB, that merged tails may take; 0 keeps every adapter in LoRA form.
+    """
+
+    engine: str = "auto"
+    precision: str = "auto"
+    threads: int = 0
+    merged_mib: int = DEFAULT_MERGED_MIB
