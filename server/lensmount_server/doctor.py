@@ -22,8 +22,17 @@ from lensmount_server.config import ServeConfig
 from lensmount_server.engine.opening import choose
 
 PACKAGES = (
-    "lensmount", "torch", "timm", "peft", "openvino", "av", "opencv-python-headless", "grpcio", "protobuf", "safetensors",
-)  # fmt: skip
+    "lensmount",
+    "torch",
+    "timm",
+    "peft",
+    "openvino",
+    "av",
+    "opencv-python-headless",
+    "grpcio",
+    "protobuf",
+    "safetensors",
+)
 TRAINING_ONLY = ("peft",)
 
 
