@@ -29,6 +29,7 @@ class Listed:
 
 
 LISTED = {
+    "bench": Listed("Measure what this machine holds, beside what people run today.", "bench"),
     "demo": Listed("Train two tasks, stream a video, swap one while it plays.", "training"),
     "doctor": Listed("Check this machine for what a server needs.", "server"),
     "serve": Listed("Run the server.", "server"),

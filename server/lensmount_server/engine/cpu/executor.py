@@ -51,8 +51,8 @@ class CpuExecutor:
         self.name = compiler.name
         self.precision = compiler.precision
         self.segment_rows = [0] * len(backbone.segments)
-        self._options = options
-        self._compiler = compiler
+        self.options = options
+        self.compiler = compiler
         eager = compiler if isinstance(compiler, EagerCompiler) else EagerCompiler(backbone, compiler.precision)
         self._lowered = eager.backbone
         # Deltas are added by hooks on modules: whoever is not the engine's thread needs modules of its own.
@@ -152,7 +152,7 @@ class CpuExecutor:
         range_ = SegmentRange(adapter.fork, len(self.backbone.segments), adapter.manifest.preprocessing)
         with torch.inference_mode(mode=False), torch.no_grad():
             tensors = adapter.merged(self.backbone.model)
-        unit = self._compiler.compile(range_, Options(self._options.buckets), tensors)
+        unit = self.compiler.compile(range_, Options(self.options.buckets), tensors)
         expected = self._in_lora_form(adapter)
         x = self._probes.at(range_)[:1].contiguous()
         got = torch.empty((1, *unit.row_shape))

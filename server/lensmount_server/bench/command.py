@@ -1,0 +1,79 @@
+"""`lensmount bench`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from lensmount_server.bench.engine import measure as measure_engine
+from lensmount_server.bench.table import engine_table, plot
+from lensmount_server.bench.timing import Rounds
+from lensmount_server.engine.settings import ENGINES, PRECISIONS, EngineSettings
+
+
+@click.group()
+def bench() -> None:
+    """What does this machine hold? Measured here, against real rivals, all sides in turns.
+
+    \b
+        lensmount bench engine                    K tasks beside one, beside timm, beside PEFT
+        lensmount bench engine --plot bench.png   the same as a picture
+    """  # noqa: D301 - click wants the control character
+
+
+def measuring(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of every bench."""
+    options = [
+        click.option("--engine", type=click.Choice(ENGINES[:-1]), default="auto", show_default=True),
+        click.option("--precision", type=click.Choice(PRECISIONS), default="auto", show_default=True),
+        click.option("--threads", type=click.IntRange(0, 1024), default=0, help="Computing threads; 0: one a core."),
+        click.option("--json", "as_json", is_flag=True, help="For machines: one JSON object."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@bench.command()
+@measuring
+@click.option("--rounds", type=click.IntRange(2, 1000), default=25, show_default=True, help="Runs of each side.")
+@click.option(
+    "--plot", "picture", type=click.Path(path_type=Path, dir_okay=False), help="Draw it: a .png or .svg file."
+)
+def engine(engine: str, precision: str, threads: int, as_json: bool, rounds: int, picture: Path | None) -> None:
+    """What K tasks cost beside one, and beside what people run today (minutes).
+
+    Random weights and pictures of the usual size: speed does not depend on values. The rivals run in their
+    best form: timm eager in the fastest precision and memory format, PEFT as documented, one merged model
+    a task through the same compiler.
+    """
+    with _progress() as progress:
+        report = measure_engine(EngineSettings(engine, precision, threads), rounds, _tell(progress, rounds))
+    if picture:
+        plot(report, picture)
+    if as_json:
+        click.echo(json.dumps(asdict(report)))
+        return
+    Console(width=None if Console().is_terminal else 160).print(engine_table(report))
+
+
+def _progress() -> Progress:
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=True)
+
+
+def _tell(progress: Progress, rounds: int) -> Callable[[str, Rounds], None]:
+    task = progress.add_task("compiling, and looking for the rivals' best form", total=None)
+
+    def tell(what: str, done: Rounds) -> None:
+        count = len(next(iter(done.ms.values())))
+        progress.update(task, description=f"{what}: round {count} of {rounds}")
+
+    return tell

@@ -1,0 +1,58 @@
+"""Timing that holds on a noisy machine: all sides in turns, ratios round by round, medians with their spread."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from statistics import median, quantiles
+
+Timed = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The median of several rounds, with the first and third quartile."""
+
+    median: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """Milliseconds of every side in every round; round i of one side ran right beside round i of the others."""
+
+    ms: Mapping[str, list[float]]
+
+    def of(self, side: str) -> Spread:
+        """Milliseconds of one side."""
+        return _spread(self.ms[side])
+
+    def ratio(self, side: str, to: str) -> Spread:
+        """One side's time through another's, round by round."""
+        return _spread([a / b for a, b in zip(self.ms[side], self.ms[to], strict=True)])
+
+
+def in_turns(sides: Mapping[str, Timed], rounds: int) -> Iterator[Rounds]:
+    """Run every side once a round, after one round that does not count; gives what was measured after each round.
+
+    Every other round goes backwards, so that nobody always runs behind the same neighbour.
+    """
+    for run in sides.values():
+        run()
+    ms: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(rounds):
+        order = list(sides.items())
+        for name, run in order if number % 2 == 0 else reversed(order):
+            start = time.perf_counter()
+            run()
+            ms[name].append((time.perf_counter() - start) * 1e3)
+        yield Rounds(ms)
+
+
+def _spread(values: list[float]) -> Spread:
+    if len(values) < 2:
+        return Spread(values[0], values[0], values[0])
+    low, _, high = quantiles(values, n=4, method="inclusive")
+    return Spread(median(values), low, high)
