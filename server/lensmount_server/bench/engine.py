@@ -15,19 +15,17 @@ from lensmount_adapters.backbones import Backbone
 from lensmount_server.bench import rivals, specimens
 from lensmount_server.bench.timing import Rounds, Spread, Timed, in_turns
 from lensmount_server.engine.cpu.eager import DTYPES
+from lensmount_server.engine.cpu.executor import CpuExecutor
 from lensmount_server.engine.cpu.lanes import Lanes
-from lensmount_server.engine.cpu.units import Options, SegmentRange, Work
+from lensmount_server.engine.cpu.units import Options, SegmentRange, Unit, Work
 from lensmount_server.engine.opening import choose, cpu_executor
 from lensmount_server.engine.plan import plan
-from lensmount_server.engine.runtime import Executor
 from lensmount_server.engine.settings import EngineSettings
 
 FRAMES, TASKS, HEADS, IDLE, RANK, BLOCKS = 8, 4, 8, 64, 16, 4
 TRANSFORMER = "vit_small_patch16_224"
 CONVOLUTIONAL = ("resnet50", "efficientnet_b0")
 MERGED_MIB = 4096
-# More than a lost round trip of a kernel: what the two sides may differ by and still be the same answer.
-AGREE = 0.1
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ class Bench:
     """A backbone with its executor and pictures, ready to be measured."""
 
     backbone: Backbone
-    executor: Executor
+    executor: CpuExecutor
     pictures: Tensor
     cores: int
 
@@ -114,7 +112,7 @@ def _transformer(bench: Bench, rounds: int, progress: Progress) -> Iterator[Case
     deep = _mounted(bench, [_lora(backbone, range(1, blocks + 1), 10 + seed) for seed in range(TASKS)])
     heads = _mounted(bench, [specimens.head_adapter(backbone, 20 + seed) for seed in range(HEADS)])
     _mounted(bench, [specimens.head_adapter(backbone, 100 + seed) for seed in range(IDLE)])
-    bench.executor.settle()  # type: ignore[attr-defined]
+    bench.executor.settle()
     scattered = [(frame, deep[frame % TASKS]) for frame in range(FRAMES)]
     peft = rivals.Peft(backbone, tail, DTYPES[bench.executor.precision])
     x = backbone.preprocessing.normalize(bench.pictures).to(DTYPES[bench.executor.precision])
@@ -151,7 +149,7 @@ def _transformer(bench: Bench, rounds: int, progress: Progress) -> Iterator[Case
 def _convolutional(bench: Bench, rounds: int, progress: Progress) -> Iterator[Case]:
     stage = specimens.last_stage(bench.backbone)
     tasks = _mounted(bench, [_lora(bench.backbone, stage, seed) for seed in range(TASKS)])
-    bench.executor.settle()  # type: ignore[attr-defined]
+    bench.executor.settle()
     sides = {
         "one": bench.of(tasks[:1], FRAMES),
         "last_stage": bench.of(tasks, FRAMES),
@@ -169,13 +167,12 @@ class Bare:
 
     def __init__(self, bench: Bench) -> None:
         self._bench = bench
-        self._executor = bench.executor
-        compiler = bench.executor.compiler  # type: ignore[attr-defined]
-        self._compile = partial(compiler.compile, options=Options(bench.executor.options.buckets))  # type: ignore[attr-defined]
+        compiler = bench.executor.compiler
+        self._compile = partial(compiler.compile, options=Options(bench.executor.options.buckets))
         self._whole = SegmentRange(0, len(bench.backbone.segments), bench.backbone.preprocessing)
         self._unit = self._compile(self._whole)
         self._lanes = Lanes(compiler.lanes)
-        self._models: dict[str, object] = {}
+        self._models: dict[str, Unit] = {}
 
     @torch.inference_mode()
     def run(self, adapter: Adapter) -> Tensor:
@@ -187,7 +184,7 @@ class Bare:
     @torch.inference_mode()
     def merged(self, adapters: Sequence[Adapter]) -> list[Tensor]:
         """All pictures through every adapter's own merged model, side by side on the same lanes."""
-        works = [Work(self._model(adapter), self._bench.pictures) for adapter in adapters]  # type: ignore[arg-type]
+        works = [Work(self._model(adapter), self._bench.pictures) for adapter in adapters]
         outs = self._lanes.run(works)
         return [a.head(self._bench.backbone.pool(out)) for a, out in zip(adapters, outs, strict=True)]
 
@@ -195,7 +192,7 @@ class Bare:
         """End the threads."""
         self._lanes.close()
 
-    def _model(self, adapter: Adapter) -> object:
+    def _model(self, adapter: Adapter) -> Unit:
         if adapter.content_hash not in self._models:
             tensors = adapter.merged(self._bench.backbone.model)
             self._models[adapter.content_hash] = self._compile(self._whole, tensors=tensors)
