@@ -45,5 +45,5 @@ def _grouped(module: nn.Conv2d, x: Tensor, stack: Stack, slots: Tensor) -> Tenso
     grouped = x.reshape(1, rows * channels, height, width)
     low = F.conv2d(grouped, a, None, module.stride, module.padding, module.dilation, groups=rows)
     b = stack.b.index_select(0, slots) * stack.scale.index_select(0, slots)[:, None, None]
-    delta = b.to(low.dtype).bmm(low.view(rows, stack.rank, -1))
+    delta = b.to(low.dtype).bmm(low.reshape(rows, stack.rank, -1))
     return delta.view(rows, -1, *low.shape[2:])

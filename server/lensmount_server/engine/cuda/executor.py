@@ -7,6 +7,7 @@ are one tensor; what differs between adapters is which slot a run of rows reads.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -22,7 +23,7 @@ from lensmount_server.engine.cuda.forwards import Forward, standing_in
 from lensmount_server.engine.cuda.graphs import CudaCapture, TrunkGraphs
 from lensmount_server.engine.cuda.kernel import INTERPRETED, edited_linear
 from lensmount_server.engine.cuda.layout import Layout, Layouts, gathered, layouts, shape_of
-from lensmount_server.engine.cuda.precision import DTYPES, Precision, in_precision
+from lensmount_server.engine.cuda.precision import DTYPES, Precision, forbid_tf32, in_precision
 from lensmount_server.engine.cuda.slots import Slots
 from lensmount_server.engine.cuda.tiles import NO_SLOT, Run, Runs, runs_of
 from lensmount_server.engine.cuda.transfer import Transfer
@@ -58,12 +59,14 @@ class CudaExecutor:
             raise IncompatibleError("the backbone must be on a CUDA device", field="device", value=device, fix=fix)
         self.backbone = backbone
         self.precision = precision
+        self._on_gpu = device.type == "cuda"
+        if self._on_gpu and precision == "fp32":
+            forbid_tf32()
         self.segment_rows = [0] * len(backbone.segments)
         self._own = in_precision(backbone, precision)
         self.slots = Slots(self._own.model, slots, DTYPES[precision])
-        on_gpu = device.type == "cuda"
-        self._trunk = TrunkGraphs(self._eager_trunk, CudaCapture()).run if on_gpu else self._eager_trunk
-        self._send = Transfer(device).send if on_gpu else torch.Tensor.cpu
+        self._trunk = TrunkGraphs(self._eager_trunk, CudaCapture()).run if self._on_gpu else self._eager_trunk
+        self._send = Transfer(device).send if self._on_gpu else torch.Tensor.cpu
 
     def stage(self, pictures: Tensor) -> Tensor:
         """Start copying a pass's pictures to the device while the pass before it runs; give `run` the result."""
@@ -76,9 +79,10 @@ class CudaExecutor:
         `pictures` is uint8 (frames, 3, height, width), one row for each frame of the pass. The
         logits are float32 on the device and may still be being computed.
         """
-        x = work.preprocessing.normalize(self._send(pictures))
-        x = x.to(DTYPES[self.precision], memory_format=torch.channels_last)
-        return [logits for part in self._parts(work) for logits in self._run(part, x)]
+        with torch.cuda.device(self.backbone.device) if self._on_gpu else nullcontext():
+            x = work.preprocessing.normalize(self._send(pictures))
+            x = x.to(DTYPES[self.precision], memory_format=torch.channels_last)
+            return [logits for part in self._parts(work) for logits in self._run(part, x)]
 
     def _parts(self, work: Pass) -> list[Pass]:
         """The pass, or, when more adapters than slots have edits in it, passes that fit."""

@@ -15,6 +15,11 @@ Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+def forbid_tf32() -> None:
+    """Have cuDNN multiply float32 as float32, for the whole process: it takes TF32 with its 10 bits unless told."""
+    torch.backends.cudnn.allow_tf32 = False
+
+
 def in_precision(backbone: Backbone, precision: Precision) -> Backbone:
     """The backbone itself in fp32, else a copy with rounded weights; its fingerprint stays that of the original."""
     if precision == "fp32":

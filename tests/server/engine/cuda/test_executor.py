@@ -79,7 +79,7 @@ def test_it_equals_the_plain_executor_and_counts_the_same_rows(zoo: Zoo) -> None
     assert ours.segment_rows == plain.segment_rows
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     wanted=st.lists(
         st.tuples(st.integers(0, FRAMES - 1), st.integers(0, MEMBERS - 1)), min_size=1, max_size=10, unique=True
