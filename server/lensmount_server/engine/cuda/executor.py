@@ -1,0 +1,179 @@
+"""Runs a pass on a GPU: the trunk as a graph, edits by slot in the kernel that computes the base weights.
+
+Same contract and same answers as the plain executor, which stays the oracle. All rows of a pass
+are one tensor; what differs between adapters is which slot a run of rows reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from lensmount.errors import IncompatibleError
+from lensmount_adapters.adapter import Adapter
+from lensmount_adapters.backbones import Backbone
+from lensmount_adapters.heads import AttentionPool, run_head
+from lensmount_server.engine.cuda.convolution import edited_conv
+from lensmount_server.engine.cuda.forwards import Forward, standing_in
+from lensmount_server.engine.cuda.graphs import CudaCapture, TrunkGraphs
+from lensmount_server.engine.cuda.kernel import INTERPRETED, edited_linear
+from lensmount_server.engine.cuda.layout import Layout, Layouts, gathered, layouts, shape_of
+from lensmount_server.engine.cuda.precision import DTYPES, Precision, forbid_tf32, in_precision
+from lensmount_server.engine.cuda.slots import Slots
+from lensmount_server.engine.cuda.tiles import NO_SLOT, Run, Runs, runs_of
+from lensmount_server.engine.cuda.transfer import Transfer
+from lensmount_server.engine.plan import Pass
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """Neighbouring rows of one segment: an adapter's in its slot, or the shared ones (`adapter` None, slot -1)."""
+
+    adapter: Adapter | None
+    slot: int
+    rows: int
+
+    def slot_for(self, segment: int, module: str) -> int:
+        """The slot to read for a module; -1 when the adapter leaves it alone."""
+        edited = self.adapter is not None and module in self.adapter.lora.get(segment, {})
+        return self.slot if edited else NO_SLOT
+
+
+class CudaExecutor:
+    """The engine's arithmetic on a backbone that lies on a CUDA device; not for use by two threads at once.
+
+    `slots` adapters with edits are on the device at a time; a pass that wants more runs in parts.
+    `segment_rows` counts the rows that went through each segment since the start.
+    On the CPU it runs with TRITON_INTERPRET=1 only, to be tested; raises IncompatibleError otherwise.
+    """
+
+    def __init__(self, backbone: Backbone, precision: Precision = "fp32", slots: int = 32) -> None:
+        device = backbone.device
+        if device.type != "cuda" and not INTERPRETED:
+            fix = "use the plain executor; or set TRITON_INTERPRET=1, to test the kernel slowly"
+            raise IncompatibleError("the backbone must be on a CUDA device", field="device", value=device, fix=fix)
+        self.backbone = backbone
+        self.precision = precision
+        self._on_gpu = device.type == "cuda"
+        if self._on_gpu and precision == "fp32":
+            forbid_tf32()
+        self.segment_rows = [0] * len(backbone.segments)
+        self._own = in_precision(backbone, precision)
+        self.slots = Slots(self._own.model, slots, DTYPES[precision])
+        self._trunk = TrunkGraphs(self._eager_trunk, CudaCapture()).run if self._on_gpu else self._eager_trunk
+        self._send = Transfer(device).send if self._on_gpu else torch.Tensor.cpu
+
+    def stage(self, pictures: Tensor) -> Tensor:
+        """Start copying a pass's pictures to the device while the pass before it runs; give `run` the result."""
+        return self._send(pictures)
+
+    @torch.inference_mode()
+    def run(self, work: Pass, pictures: Tensor) -> list[Tensor]:
+        """Logits (frames, labels) of each group of `work`, in the order of its groups and their frames.
+
+        `pictures` is uint8 (frames, 3, height, width), one row for each frame of the pass. The
+        logits are float32 on the device and may still be being computed.
+        """
+        with torch.cuda.device(self.backbone.device) if self._on_gpu else nullcontext():
+            x = work.preprocessing.normalize(self._send(pictures))
+            x = x.to(DTYPES[self.precision], memory_format=torch.channels_last)
+            return [logits for part in self._parts(work) for logits in self._run(part, x)]
+
+    def _parts(self, work: Pass) -> list[Pass]:
+        """The pass, or, when more adapters than slots have edits in it, passes that fit."""
+        table = self.slots.table
+        room = max(table.count - len(table.pinned), 1)
+        if sum(self._edits(group.adapter) for group in work.groups) <= room:
+            return [work]
+        starts = range(0, len(work.groups), room)
+        return [replace(work, groups=work.groups[start : start + room]) for start in starts]
+
+    def _edits(self, adapter: Adapter) -> bool:
+        return adapter.fork < len(self._own.segments)
+
+    def _run(self, work: Pass, x: Tensor) -> list[Tensor]:
+        plan = layouts(shape_of(work, len(self._own.segments)))
+        self._count(plan)
+        first = min(group.adapter.fork for group in work.groups)
+        with self.slots.leased(group.adapter for group in work.groups if self._edits(group.adapter)) as slots:
+            if first:
+                x = self._trunk(first, gathered(x, plan.segments[0].gather))
+            for index in range(first, len(plan.segments)):
+                layout = plan.segments[index]
+                x = self._step(index, _members(work, layout, slots), gathered(x, layout.gather))
+        return self._heads(work, plan, x)
+
+    def _eager_trunk(self, stop: int, x: Tensor) -> Tensor:
+        for segment in self._own.segments[:stop]:
+            x = segment(x)
+        return x
+
+    def _step(self, index: int, members: Sequence[Member], x: Tensor) -> Tensor:
+        """Run one segment: one pass of base weights for all rows that can share it."""
+        apart = [member for member in members if self._apart(index, member)]
+        if not apart:
+            return self._together(index, members, x)
+        together = [member for member in members if member not in apart]
+        rows = dict(zip(members, torch.split(x, [member.rows for member in members]), strict=True))
+        done = {member: self._alone(index, member, rows[member]) for member in apart}
+        if together:
+            y = self._together(index, together, torch.cat([rows[member] for member in together]))
+            done.update(zip(together, torch.split(y, [member.rows for member in together]), strict=True))
+        return torch.cat([done[member] for member in members])
+
+    def _apart(self, index: int, member: Member) -> bool:
+        """Whether these rows must run through the segment by themselves."""
+        adapter = member.adapter
+        if adapter is None:
+            return False
+        return index in adapter.replaced or (index in adapter.lora and not self._own.segments[index].mixable)
+
+    def _alone(self, index: int, member: Member, x: Tensor) -> Tensor:
+        tensors = self.slots.replaced(member.slot, index)
+        if tensors is None:
+            return self._together(index, [member], x)
+        return self._own.segments[index].run_replaced(dict(tensors), x)
+
+    def _together(self, index: int, members: Sequence[Member], x: Tensor) -> Tensor:
+        edited = dict.fromkeys(
+            name for member in members if member.adapter for name in member.adapter.lora.get(index, ())
+        )
+        forwards = {
+            name: self._forward(name, runs_of(Run(member.slot_for(index, name), member.rows) for member in members))
+            for name in edited
+        }
+        with standing_in(self._own.model, forwards):
+            return self._own.segments[index](x)
+
+    def _forward(self, name: str, runs: Runs) -> Forward:
+        module, stack = self.slots.module(name), self.slots.stack(name)
+        if isinstance(module, nn.Conv2d):
+            return partial(edited_conv, module, module.forward, stack=stack, runs=runs)
+        return partial(edited_linear, weight=module.weight, bias=module.bias, stack=stack, runs=runs)
+
+    def _heads(self, work: Pass, plan: Layouts, x: Tensor) -> list[Tensor]:
+        """Heads run in float32, whatever the backbone runs in: they are small, and thresholds were set there."""
+        pooled = self._own.pool(x).float()
+        logits = []
+        for group, rows in zip(work.groups, plan.heads, strict=True):
+            head = group.adapter.head
+            features = gathered(x, rows).float() if isinstance(head, AttentionPool) else x
+            logits.append(run_head(head, self._own, features, gathered(pooled, rows)))
+        return logits
+
+    def _count(self, plan: Layouts) -> None:
+        for index, layout in enumerate(plan.segments):
+            self.segment_rows[index] += sum(len(span.frames) for span in layout.spans)
+
+
+def _members(work: Pass, layout: Layout, slots: Mapping[str, int]) -> list[Member]:
+    adapters = [None if span.group is None else work.groups[span.group].adapter for span in layout.spans]
+    return [
+        Member(adapter, NO_SLOT if adapter is None else slots[adapter.content_hash], len(span.frames))
+        for adapter, span in zip(adapters, layout.spans, strict=True)
+    ]
