@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -92,6 +93,10 @@ class LoraDelta:
     a: Tensor
     b: Tensor
     scale: float
+
+    def to(self, device: torch.device) -> LoraDelta:
+        """The same edit on `device`."""
+        return LoraDelta(self.a.to(device), self.b.to(device), self.scale)
 
     def of(self, module: nn.Module, x: Tensor) -> Tensor:
         """What this edit adds to `module(x)`."""
