@@ -19,6 +19,7 @@ from lensmount_adapters.backbones import Backbone
 from lensmount_server.app import serve as run_server
 from lensmount_server.config import DEFAULT_ADDRESS, DEFAULT_BACKBONE, ServeConfig, default_data_dir
 from lensmount_server.doctor import examine
+from lensmount_server.hotset import HotLimits
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
@@ -55,7 +56,22 @@ def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.command()
 @server_options
 @click.option("--threads", type=click.IntRange(0, 1024), default=0, help="Computing threads; 0: as torch chooses.")
-def serve(address: str, backbone: str, weights: Path | None, data_dir: Path, as_json: bool, threads: int) -> None:
+@click.option(
+    "--hot-adapters",
+    type=click.IntRange(1),
+    default=HotLimits.count,
+    show_default=True,
+    help="Adapters kept in memory; others are loaded when they are asked for.",
+)
+def serve(
+    address: str,
+    backbone: str,
+    weights: Path | None,
+    data_dir: Path,
+    as_json: bool,
+    threads: int,
+    hot_adapters: int,
+) -> None:
     """Run the server until Ctrl-C.
 
     One backbone is loaded once; adapters are registered and swapped while it runs:
@@ -66,7 +82,7 @@ def serve(address: str, backbone: str, weights: Path | None, data_dir: Path, as_
         lensmount stream line.mp4 --task defect
     """  # noqa: D301 - click wants the control character
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=Console(stderr=True))])
-    config = ServeConfig(data_dir, address, backbone, weights, threads)
+    config = ServeConfig(data_dir, address, backbone, weights, threads, HotLimits(hot_adapters))
     asyncio.run(run_server(config, _announce_json if as_json else _announce))
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import platformdirs
 
 from lensmount.errors import InvalidInputError
+from lensmount_server.hotset import HotLimits
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 DEFAULT_BACKBONE = "tf_efficientnet_lite0"
@@ -20,13 +21,14 @@ def default_data_dir() -> Path:
 
 @dataclass(frozen=True)
 class ServeConfig:
-    """`threads` 0 leaves the number of computing threads to torch; port 0 takes a free one."""
+    """`threads` 0 leaves the number of computing threads to torch; port 0 takes a free one; `hot` limits memory."""
 
     data_dir: Path
     address: str = DEFAULT_ADDRESS
     backbone: str = DEFAULT_BACKBONE
     weights: Path | None = None
     threads: int = 0
+    hot: HotLimits = field(default_factory=HotLimits)
 
     @property
     def host_port(self) -> tuple[str, int]:

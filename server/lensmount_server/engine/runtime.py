@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from lensmount.errors import IncompatibleError
 from lensmount_adapters.adapter import Adapter
 from lensmount_adapters.backbones import Backbone
 from lensmount_adapters.pictures import Pixels
@@ -39,24 +42,43 @@ class Counters:
 
 
 class Engine:
-    """The one executor of a device; `run` is called from one thread at a time."""
+    """The one executor of a device; `run` is called from one thread, `mount` and `unmount` from any."""
 
     precision = "fp32"
 
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone
         self._executor = Executor(backbone)
+        self._running = threading.Lock()
         self._batches = self._frames = self._rows = 0
 
     def run(self, jobs: Sequence[Job]) -> list[list[Tensor]]:
         """Logits (labels,) on the CPU for each adapter of each job, in their order."""
         rows: dict[tuple[int, str], Tensor] = {}
-        for work in plan((place, adapter) for place, job in enumerate(jobs) for adapter in job.adapters):
-            rows.update(self._run_pass(work, jobs))
+        with self._running:
+            for work in plan((place, adapter) for place, job in enumerate(jobs) for adapter in job.adapters):
+                rows.update(self._run_pass(work, jobs))
         self._batches += 1
         self._frames += len(jobs)
         self._rows += len(rows)
         return [[rows[place, adapter.content_hash] for adapter in job.adapters] for place, job in enumerate(jobs)]
+
+    def mount(self, adapter: Adapter) -> None:
+        """Warm an adapter up: a black picture must be answered with numbers, or IncompatibleError is raised. Blocks."""
+        wanted = adapter.manifest.preprocessing
+        black = np.zeros((wanted.height, wanted.width, 3), np.uint8)
+        (work,) = plan([(0, adapter)])
+        with self._running:
+            rows = self._run_pass(work, [Job(black, (adapter,))])
+        if not bool(torch.isfinite(rows[0, adapter.content_hash]).all()):
+            message, fix = (
+                "it answers a black picture with NaN or infinity",
+                "train it again with a lower learning rate",
+            )
+            raise IncompatibleError(message, field="warm-up", value=adapter.content_hash[:12], fix=fix)
+
+    def unmount(self, content_hash: str) -> None:
+        """Forget an adapter that was mounted; this engine keeps nothing of it."""
 
     def counters(self) -> Counters:
         """A snapshot of the counters."""
