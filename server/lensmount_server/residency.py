@@ -31,6 +31,8 @@ T = TypeVar("T")
 
 # Versions that are read and warmed at the same time.
 LOADERS = 4
+# Versions that are loaded or wait for it.
+MAX_LOADING = 1024
 HOST = torch.device("cpu")
 # What may pass by itself: a package that is put back, memory that is free again.
 PASSING = (NotFoundError, UnavailableError)
@@ -110,7 +112,7 @@ class Residency:
         Hold a lease on it meanwhile, or it may have left again. Raises IncompatibleError for a version in
         quarantine, NotFoundError for one whose package is gone, TooLargeError when too many are being loaded.
         """
-        ready = self._hot.find(version.content_hash)
+        ready = self._ready(version.content_hash)
         return ready if ready is not None else await asyncio.shield(self._flight(version))
 
     @asynccontextmanager
@@ -149,7 +151,7 @@ class Residency:
     def _take_off(self, version: VersionId) -> asyncio.Task[Mounted]:
         if self._closed:
             raise UnavailableError("the server is stopping", fix="call again")
-        if len(self._loading) >= self._hot.limits.count:
+        if len(self._loading) >= MAX_LOADING:
             fix = "ask again later, for fewer tasks at a time"
             raise TooLargeError("too many adapters wait to be loaded", value=len(self._loading), fix=fix)
         flight = asyncio.create_task(self._load(version), name=f"load-{version.task}-{version.version}")
@@ -161,13 +163,19 @@ class Residency:
 
     async def _load(self, version: VersionId) -> Mounted:
         async with self._turn(version.content_hash):
-            # A trial may have brought it, or it was about to leave and is still warm.
-            ready = self._hot.find(version.content_hash) or self._leaving.get(version.content_hash)
+            ready = self._ready(version.content_hash)
             if ready is None:
                 ready = Mounted(version, await self._bring(version))
                 self._loads += 1
-            self._arrive(ready)
+                self._arrive(ready)
             return ready
+
+    def _ready(self, content_hash: str) -> Mounted | None:
+        """What is hot, or was about to leave and is still warm: that stays then."""
+        leaving = self._leaving.get(content_hash)
+        if leaving is not None:
+            self._arrive(leaving)
+        return self._hot.find(content_hash) or leaving
 
     async def _bring(self, version: VersionId) -> Adapter:
         try:

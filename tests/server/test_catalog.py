@@ -180,7 +180,7 @@ async def test_a_bit_that_flips_on_disk_costs_that_version_and_nothing_else(
     flip(stored, round(where * (stored.stat().st_size - 1)))
     with caplog.at_level(logging.ERROR):
         async with opened(kit.backbone, data_dir) as catalog:
-            with pytest.raises(IncompatibleError, match="in quarantine: .*changed on disk"):
+            with pytest.raises(IncompatibleError, match=r"in quarantine: .*changed on disk"):
                 await ask(catalog, Want("defect"))
             assert "defect:2 is in quarantine" in caplog.text
             assert (await ask(catalog, Want("surface"))).adapter.version == 1
