@@ -12,7 +12,6 @@ import heapq
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import MappingProxyType
 from typing import Self
 
 from lensmount.errors import NotFoundError, TooLargeError, UnavailableError
@@ -36,12 +35,12 @@ class Mounts:
 
     def __init__(self, hot: HotSet | None = None) -> None:
         self.hot = HotSet() if hot is None else hot
-        self._aliases: Mapping[Alias, VersionId] = MappingProxyType({})
+        self._aliases: Mapping[Alias, VersionId] = {}
         self._open: Counter[Alias] = Counter()
 
     def replace(self, pointed: Iterable[tuple[str, VersionId]]) -> None:
         """Take over a whole table of aliases: (alias, version) pairs. Nothing is loaded."""
-        self._aliases = MappingProxyType({(version.task, alias): version for alias, version in pointed})
+        self._aliases = {(version.task, alias): version for alias, version in pointed}
 
     def version(self, want: Want) -> VersionId | None:
         """The version that answers `want`, hot or not; None for a number that is not hot.
@@ -81,7 +80,7 @@ class Mounts:
         if followers:
             self.hot.pin(mounted.number, followers)
         self.hot.put(mounted)
-        self._aliases = MappingProxyType({**self._aliases, key: mounted.id})
+        self._aliases = {**self._aliases, key: mounted.id}
         if followers and before is not None:
             self.hot.unpin((before.task, before.version), followers)
 
