@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from houses import LIVE, SHOTS, SURFACE, ask, insert, of, opened, oracle, register, stock
@@ -19,6 +18,7 @@ from lensmount_adapters.package import content_hash
 from lensmount_server.frames import Answer, Frame, VersionId, Want
 from lensmount_server.mounts import ColdError, Mounts
 from serving import CLOSE, PATIENCE_S, Kit, kept
+from tampering import Tamper, in_json, in_tensors
 
 # Who waits for what is cold: those who want it, and nobody else.
 
@@ -121,22 +121,30 @@ def slip_in(kit: Kit, data_dir: Path, task: str, folder: Path) -> None:
     insert(data_dir, [(hash_, task)], (kit.defect[0].folder / "task.json").read_text())
 
 
-SPOILT: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
-    "NaN": ("in quarantine: .*holds NaN", lambda tensor: tensor.fill_(float("nan"))),
-    "warm-up": ("in quarantine: warm-up: .*NaN or infinity", lambda tensor: tensor.fill_(3e38)),
+def lora_of(value: float) -> Tamper:
+    """Such a number in all of a package's LoRA."""
+
+    def fill(tensors: dict[str, Tensor]) -> None:
+        for name, tensor in tensors.items():
+            if "lora_" in name:
+                tensor.fill_(value)
+
+    return in_tensors(fill)
+
+
+SPOILT: dict[str, tuple[str, Tamper]] = {
+    "NaN": ("in quarantine: .*holds NaN", lora_of(float("nan"))),
+    "warm-up": ("in quarantine: warm-up: .*NaN or infinity", lora_of(3e38)),
+    "rank": ("in quarantine: adapter_config.json: r: .*256", in_json("adapter_config.json", "r", value=257)),
 }
 
 
 @pytest.mark.parametrize("fault", SPOILT)
-async def test_an_adapter_that_gives_no_numbers_is_in_quarantine(kit: Kit, tmp_path: Path, fault: str) -> None:
+async def test_an_adapter_that_can_not_answer_is_in_quarantine(kit: Kit, tmp_path: Path, fault: str) -> None:
     await stock(kit, tmp_path / "data")
     message, spoil = SPOILT[fault]
     folder = Path(shutil.copytree(kit.defect[0].folder, tmp_path / "spoilt"))
-    tensors = load_file(folder / "adapter_model.safetensors")
-    for name, tensor in tensors.items():
-        if "lora_" in name:
-            spoil(tensor)
-    save_file(tensors, folder / "adapter_model.safetensors")
+    spoil(folder)
     slip_in(kit, tmp_path / "data", "spoilt", folder)
     async with opened(kit, tmp_path / "data", Mounts()) as house:
         for _ in range(2):
@@ -150,11 +158,7 @@ async def test_a_registration_that_fails_on_warm_up_leaves_nothing(kit: Kit, tmp
     await stock(kit, tmp_path / "data")
     before = kept(tmp_path / "data")
     folder = Path(shutil.copytree(kit.defect[0].folder, tmp_path / "spoilt"))
-    tensors = load_file(folder / "adapter_model.safetensors")
-    for name, tensor in tensors.items():
-        if "lora_" in name:
-            tensor.fill_(3e38)
-    save_file(tensors, folder / "adapter_model.safetensors")
+    lora_of(3e38)(folder)
     async with opened(kit, tmp_path / "data", Mounts()) as house:
         with pytest.raises(IncompatibleError, match="NaN or infinity") as caught:
             await register(house.catalog, folder, alias="live")
