@@ -66,7 +66,8 @@ class Catalog:
         self._scheduler = scheduler
         self._promoting = asyncio.Lock()
         self._begun: set[asyncio.Task[Any]] = set()
-        self.residency = Residency(mounts.hot, scheduler.engine, self._read)
+        engine = scheduler.engine
+        self.residency = Residency(mounts.hot, engine, self._read, engine.backbone.device)
 
     async def load_aliases(self) -> None:
         """Learn what every alias points at. Nothing is loaded: an adapter is, when a stream or frame asks for it."""

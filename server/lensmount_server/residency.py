@@ -72,15 +72,21 @@ class ResidencyState:
 class Residency:
     """Loads and drops the adapters of a hot set; lives on the event loop, works in threads of its own.
 
-    `read` gives a version's adapter from the disk, or raises LensmountError; it blocks.
+    `read` gives a version's adapter from the disk, on `device`, or raises LensmountError; it blocks.
     """
 
     def __init__(
-        self, hot: HotSet, warmer: Warmer, read: Callable[[VersionId], Adapter], cache: HostCache | None = None
+        self,
+        hot: HotSet,
+        warmer: Warmer,
+        read: Callable[[VersionId], Adapter],
+        device: torch.device = HOST,
+        cache: HostCache | None = None,
     ) -> None:
         self._hot = hot
         self._warmer = warmer
         self._read = read
+        self._device = device
         self._cache = HostCache() if cache is None else cache
         self._quarantine = Quarantine()
         self._threads = ThreadPoolExecutor(LOADERS, thread_name_prefix="loader")
@@ -179,8 +185,7 @@ class Residency:
 
     async def _bring(self, version: VersionId) -> Adapter:
         try:
-            cached = self._cache.take(version.content_hash)
-            adapter = cached if cached is not None else await self._attempt(self._read, version)
+            adapter = await self._fetch(version)
             await self._attempt(self._warmer.mount, adapter)
         except PASSING:
             raise
@@ -189,6 +194,12 @@ class Residency:
             self._quarantine.check(version)
             raise
         return adapter
+
+    async def _fetch(self, version: VersionId) -> Adapter:
+        cached = self._cache.take(version.content_hash)
+        if cached is None:
+            return await self._attempt(self._read, version)
+        return await self._attempt(cached.to, self._device)
 
     async def _attempt(self, work: Callable[..., T], *arguments: Any) -> T:
         """Do what may fail in a thread; whatever goes wrong is an error of ours."""
@@ -202,7 +213,7 @@ class Residency:
         except OSError as error:
             message, fix = f"its package can not be read now: {error.strerror}", "look at the disk, and ask again"
             raise UnavailableError(message, field="adapter", fix=fix) from error
-        except Exception as error:
+        except Exception as error:  # whatever it is, it is this adapter's and nobody else's
             raise known(error) from error
 
     def _arrive(self, mounted: Mounted) -> None:

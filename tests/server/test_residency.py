@@ -32,7 +32,7 @@ from serving import PATIENCE_S, eventually
 async def resident(
     disk: Disk, warmer: WarmerLog, hot: HotSet | None = None, cached: int = 0
 ) -> AsyncIterator[Residency]:
-    residency = Residency(HotSet() if hot is None else hot, warmer, disk, HostCache(cached))
+    residency = Residency(HotSet() if hot is None else hot, warmer, disk, cache=HostCache(cached))
     try:
         yield residency
     finally:
@@ -120,6 +120,15 @@ async def test_what_left_and_is_still_on_the_host_comes_back_without_the_disk() 
         assert (await residency.load(version_id(1))).adapter is first.adapter
         assert disk.reads == {"defect-1": 1, "defect-2": 1}
         assert warmer.mounts["defect-1"] == 2
+
+
+async def test_what_comes_from_the_host_is_put_on_the_device() -> None:
+    cache, device = HostCache(), torch.device("meta")
+    cache.put(adapter_of(version_id(1)))
+    residency = Residency(HotSet(), WarmerLog(), Disk(), device, cache)
+    ready = await residency.load(version_id(1))
+    assert ready.adapter.replaced[0]["weight"].device == device
+    await residency.close()
 
 
 async def test_what_is_wanted_while_it_leaves_stays_warm() -> None:
