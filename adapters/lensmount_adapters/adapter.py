@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from lensmount_adapters.backbones import Backbone
 from lensmount_adapters.heads import build_head
 from lensmount_adapters.lora import LoraConfig, LoraDelta, check_delta
 from lensmount_adapters.manifest import Manifest
-from lensmount_adapters.package import TENSOR_FILE, Package
+from lensmount_adapters.package import TENSOR_FILE, Content
 from lensmount_adapters.preprocessing import Preprocessing
 
 FIX = "train the adapter again on this server's backbone"
@@ -47,13 +48,30 @@ class Adapter:
 
     @property
     def size_bytes(self) -> int:
-        """What its tensors take in memory."""
-        lora = (tensor for deltas in self.lora.values() for delta in deltas.values() for tensor in (delta.a, delta.b))
-        replaced = (tensor for tensors in self.replaced.values() for tensor in tensors.values())
-        return sum(tensor.nbytes for tensor in (*lora, *replaced, *self.head.state_dict().values()))
+        """What its tensors take: LoRA, replaced ones and the head's."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self._tensors())
+
+    def to(self, device: torch.device) -> Adapter:
+        """The adapter with its tensors on `device`; itself when they are there."""
+        if all(tensor.device == device for tensor in self._tensors()):
+            return self
+        return replace(
+            self,
+            lora={index: {name: delta.to(device) for name, delta in own.items()} for index, own in self.lora.items()},
+            replaced={index: {name: t.to(device) for name, t in own.items()} for index, own in self.replaced.items()},
+            head=copy.deepcopy(self.head).to(device),
+        )
+
+    def _tensors(self) -> Iterator[Tensor]:
+        for deltas in self.lora.values():
+            for delta in deltas.values():
+                yield from (delta.a, delta.b)
+        for tensors in self.replaced.values():
+            yield from tensors.values()
+        yield from self.head.state_dict().values()
 
 
-def fit(package: Package, backbone: Backbone) -> Adapter:
+def fit(package: Content, backbone: Backbone) -> Adapter:
     """Put a package on a backbone.
 
     Raises IncompatibleError for another backbone, InvalidInputError for a tensor that does not fit.
@@ -104,7 +122,7 @@ def _segment_indices(manifest: Manifest, backbone: Backbone, kind: str) -> list[
     return sorted(names.index(edit.segment) for edit in manifest.edits if edit.kind == kind)
 
 
-def _take_lora(package: Package, backbone: Backbone, tensors: dict[str, Tensor]) -> dict[int, dict[str, LoraDelta]]:
+def _take_lora(package: Content, backbone: Backbone, tensors: dict[str, Tensor]) -> dict[int, dict[str, LoraDelta]]:
     edits: dict[int, dict[str, LoraDelta]] = {}
     for index in _segment_indices(package.manifest, backbone, "lora"):
         modules = backbone.segments[index].editable_modules()
@@ -131,27 +149,35 @@ def _take_delta(
 
 
 def _take_replaced(manifest: Manifest, backbone: Backbone, tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
-    state = backbone.model.state_dict()
+    indices = _segment_indices(manifest, backbone, "replace")
+    state = backbone.model.state_dict() if indices else {}
     return {
         index: {
-            name: _take(tensors, name, own) for name, own in state.items() if backbone.segments[index].owns_tensor(name)
+            name: _take(tensors, name, own, backbone.device)
+            for name, own in state.items()
+            if backbone.segments[index].owns_tensor(name)
         }
-        for index in _segment_indices(manifest, backbone, "replace")
+        for index in indices
     }
 
 
 def _take_head(manifest: Manifest, backbone: Backbone, tensors: dict[str, Tensor]) -> nn.Module:
-    head = build_head(manifest.head, backbone, len(manifest.labels)).to(backbone.device)
-    state = head.state_dict()
-    head.load_state_dict({name: _take(tensors, f"{backbone.classifier}.{name}", own) for name, own in state.items()})
+    # On no device: to draw weights that are replaced at once takes time, and moves the global random state.
+    with torch.device("meta"):
+        head = build_head(manifest.head, backbone, len(manifest.labels))
+    taken = {
+        name: _take(tensors, f"{backbone.classifier}.{name}", own, backbone.device)
+        for name, own in head.state_dict().items()
+    }
+    head.load_state_dict(taken, assign=True)
     return head.eval().requires_grad_(requires_grad=False)
 
 
-def _take(tensors: dict[str, Tensor], name: str, own: Tensor) -> Tensor:
+def _take(tensors: dict[str, Tensor], name: str, own: Tensor, device: torch.device) -> Tensor:
     if name not in tensors:
         raise InvalidInputError("missing", field=f"{TENSOR_FILE}: {name}", fix=FIX)
     tensor = tensors.pop(name)
     if tensor.shape != own.shape or tensor.is_floating_point() != own.is_floating_point():
         message, value = f"{own.dtype} of shape {tuple(own.shape)} expected", f"{tensor.dtype} {tuple(tensor.shape)}"
         raise InvalidInputError(message, field=f"{TENSOR_FILE}: {name}", value=value, fix=FIX)
-    return tensor.to(own.device, torch.float32 if tensor.is_floating_point() else own.dtype)
+    return tensor.to(device, torch.float32 if tensor.is_floating_point() else own.dtype)

@@ -94,6 +94,10 @@ class LoraDelta:
     b: Tensor
     scale: float
 
+    def to(self, where: torch.device | torch.dtype) -> LoraDelta:
+        """The same edit on a device, or in a precision."""
+        return LoraDelta(self.a.to(where), self.b.to(where), self.scale)
+
     def of(self, module: nn.Module, x: Tensor) -> Tensor:
         """What this edit adds to `module(x)`."""
         if isinstance(module, nn.Conv2d):
@@ -105,10 +109,6 @@ class LoraDelta:
         """The module's weight with this edit added: what `of` adds to the output, once and for all."""
         a, b = self.a.to(weight.dtype), self.b.to(weight.dtype)
         return weight + (b.flatten(1) @ a.flatten(1)).reshape(weight.shape) * self.scale
-
-    def to(self, dtype: torch.dtype) -> LoraDelta:
-        """The same edit in another precision."""
-        return self if self.a.dtype == dtype else LoraDelta(self.a.to(dtype), self.b.to(dtype), self.scale)
 
 
 def check_delta(name: str, module: nn.Module, delta: LoraDelta, rank: int) -> None:

@@ -22,10 +22,11 @@ from typing import TypeVar
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load as load_tensors
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lensmount.errors import InvalidInputError, TooLargeError
+from lensmount.errors import IncompatibleError, InvalidInputError, TooLargeError
 from lensmount_adapters.golden import FILE as GOLDEN_FILE
 from lensmount_adapters.golden import Golden, read_golden, write_golden
 from lensmount_adapters.lora import LoraConfig
@@ -52,18 +53,29 @@ MAX_BYTES = {
 MAX_TENSORS = 20_000
 
 
-@dataclass(frozen=True, eq=False)
-class Package:
-    """A package that was read and is consistent in itself; not yet held against a backbone.
+# What of a package is needed to run it.
+RUN_FILES = (MANIFEST_FILE, CONFIG_FILE, TENSOR_FILE)
 
-    `tensors` are named as in the model, PEFT's prefix removed; `lora` is None without LoRA edits.
+
+@dataclass(frozen=True, eq=False)
+class Content:
+    """What of a package runs; not yet held against a backbone.
+
+    `tensors` are named as in the model, PEFT's prefix removed, and lie in memory of their own: what
+    happens to the file does not reach them. `lora` is None without LoRA edits.
     """
 
     manifest: Manifest
     lora: LoraConfig | None
     tensors: Mapping[str, Tensor]
-    golden: Golden
     content_hash: str
+
+
+@dataclass(frozen=True, eq=False)
+class Package(Content):
+    """A package that was read and is consistent in itself."""
+
+    golden: Golden
     size_bytes: int
 
 
@@ -73,11 +85,37 @@ def read_package(folder: Path) -> Package:
     manifest = parse_manifest((folder / MANIFEST_FILE).read_bytes())
     return Package(
         manifest=manifest,
-        lora=_read_config(folder, manifest),
+        lora=_parse_config(manifest, _bytes_of(folder / CONFIG_FILE)),
         tensors=_readable(TENSOR_FILE, lambda: _read_tensors(folder / TENSOR_FILE)),
         golden=_readable(GOLDEN_FILE, lambda: read_golden(folder, len(manifest.labels))),
         content_hash=content_hash(folder),
         size_bytes=sum(path.stat().st_size for path in folder.iterdir()),
+    )
+
+
+def read_content(folder: Path, expected_hash: str) -> Content:
+    """Read what runs of a package that was checked as a whole before; its golden pictures are not looked at.
+
+    The bytes that are hashed are the bytes that are used. Raises IncompatibleError when they are not those of
+    `expected_hash`, InvalidInputError or TooLargeError when they can not run.
+    """
+    check_files(folder)
+    files: dict[str, bytes] = {}
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        data = path.read_bytes()
+        digest.update(_line(path.name, len(data), hashlib.sha256(data).hexdigest()))
+        if path.name in RUN_FILES:
+            files[path.name] = data
+    if digest.hexdigest() != expected_hash:
+        fix = "register the package again, and look at the disk"
+        raise IncompatibleError("its package was changed on disk", field="package", value=folder.name, fix=fix)
+    manifest = parse_manifest(files[MANIFEST_FILE])
+    return Content(
+        manifest=manifest,
+        lora=_parse_config(manifest, files.get(CONFIG_FILE)),
+        tensors=_readable(TENSOR_FILE, lambda: _checked(load_tensors(files.pop(TENSOR_FILE)))),
+        content_hash=expected_hash,
     )
 
 
@@ -115,7 +153,7 @@ def content_hash(folder: Path) -> str:
     for path in sorted(folder.iterdir()):
         with path.open("rb") as file:
             inner = hashlib.file_digest(file, "sha256").hexdigest()
-        digest.update(f"{path.name} {path.stat().st_size} {inner}\n".encode())
+        digest.update(_line(path.name, path.stat().st_size, inner))
     return digest.hexdigest()
 
 
@@ -141,16 +179,23 @@ def check_size(name: str, size: int) -> None:
         raise TooLargeError(message, field=name, value=f"{size:,} bytes", fix=fix)
 
 
-def _read_config(folder: Path, manifest: Manifest) -> LoraConfig | None:
+def _line(name: str, size: int, sha256: str) -> bytes:
+    return f"{name} {size} {sha256}\n".encode()
+
+
+def _bytes_of(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
+
+
+def _parse_config(manifest: Manifest, text: bytes | None) -> LoraConfig | None:
     wanted = any(edit.kind == "lora" for edit in manifest.edits)
-    path = folder / CONFIG_FILE
-    if wanted != path.is_file():
+    if wanted != (text is not None):
         message = "needed for LoRA edits" if wanted else "given, but task.json names no LoRA edit"
         raise InvalidInputError(message, field=CONFIG_FILE, fix=FIX)
-    if not wanted:
+    if text is None:
         return None
     try:
-        config = LoraConfig.model_validate_json(path.read_bytes())
+        config = LoraConfig.model_validate_json(text)
     except ValidationError as error:
         raise invalid(CONFIG_FILE, error) from error
     config.check_supported()
@@ -160,10 +205,20 @@ def _read_config(folder: Path, manifest: Manifest) -> LoraConfig | None:
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     with safe_open(path, framework="pt") as file:
         names = list(file.keys())
-        if len(names) > MAX_TENSORS:
-            message, fix = f"at most {MAX_TENSORS:,} tensors", "train a smaller adapter: fewer segments"
-            raise TooLargeError(message, field=TENSOR_FILE, value=len(names), fix=fix)
-        return {_model_name(name): _finite(name, file.get_tensor(name)) for name in names}
+        _check_count(len(names))
+        # A copy: what safetensors gives is the file itself, mapped into memory.
+        return _checked({name: file.get_tensor(name).clone() for name in names})
+
+
+def _checked(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    _check_count(len(tensors))
+    return {_model_name(name): _finite(name, tensor) for name, tensor in tensors.items()}
+
+
+def _check_count(tensors: int) -> None:
+    if tensors > MAX_TENSORS:
+        message, fix = f"at most {MAX_TENSORS:,} tensors", "train a smaller adapter: fewer segments"
+        raise TooLargeError(message, field=TENSOR_FILE, value=tensors, fix=fix)
 
 
 def _model_name(name: str) -> str:

@@ -25,6 +25,7 @@ from lensmount_adapters.backbones import Backbone, load_backbone
 from lensmount_server.catalog import Catalog
 from lensmount_server.config import ServeConfig
 from lensmount_server.engine.opening import open_engine
+from lensmount_server.hotset import HotSet
 from lensmount_server.hub import Hub
 from lensmount_server.mounts import Mounts
 from lensmount_server.registry import Registry
@@ -78,7 +79,7 @@ async def running(config: ServeConfig) -> AsyncIterator[tuple[str, Backbone]]:
         registry = Registry(config.data_dir)
         stack.callback(registry.close)
         backbone = await asyncio.to_thread(load_backbone, config.backbone, config.weights)
-        mounts = Mounts()
+        mounts = Mounts(HotSet(config.hot))
         engine = await asyncio.to_thread(open_engine, backbone, config.engine)
         stack.callback(engine.close)
         scheduler = Scheduler(engine, mounts)
@@ -87,7 +88,7 @@ async def running(config: ServeConfig) -> AsyncIterator[tuple[str, Backbone]]:
         stack.push_async_callback(catalog.close)
         await catalog.load_aliases()
         hub = Hub()
-        sources = SourceManager(catalog, hub)
+        sources = SourceManager(catalog, hub, pin=catalog.pinned)
         stack.push_async_callback(sources.close)
         server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=OPTIONS)
         _add_services(server, catalog, scheduler, sources, hub)

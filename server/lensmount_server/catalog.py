@@ -1,8 +1,10 @@
 """Adapters from the outside to the engine: register, promote, load.
 
-What is on disk (registry) and what can answer (mounts) meet here and nowhere else. A
-registration or promotion that was begun is finished even when its caller goes away in the
-middle: disk and memory never tell two different stories.
+What is on disk (registry), what an alias points at (mounts) and what is in memory
+(residency) meet here and nowhere else. A registration or promotion that was begun is
+finished even when its caller goes away in the middle: disk and memory never tell two
+different stories. A frame that wants an adapter which is not in memory waits here, before
+it is queued; frames for other tasks pass it.
 """
 
 from __future__ import annotations
@@ -10,19 +12,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lensmount.errors import IncompatibleError, LensmountError, NotFoundError
-from lensmount_adapters.adapter import fit
+from lensmount.errors import NotFoundError
+from lensmount_adapters.adapter import Adapter, fit
 from lensmount_adapters.archive import unpack
-from lensmount_adapters.package import read_package
-from lensmount_server.frames import Answer, Frame, Want
-from lensmount_server.gate import Check, golden_check, inspect
-from lensmount_server.mounts import Mounted, Mounts
+from lensmount_adapters.package import read_content
+from lensmount_server.frames import Answer, Frame, VersionId, Want
+from lensmount_server.gate import Check, golden_check, inspect, passed
+from lensmount_server.mounts import ColdError, Leases, Mounted, Mounts
 from lensmount_server.registry import Record, Registry
+from lensmount_server.residency import Residency
 from lensmount_server.scheduler import Scheduler
 
 log = logging.getLogger(__name__)
@@ -62,18 +66,23 @@ class Catalog:
         self._scheduler = scheduler
         self._promoting = asyncio.Lock()
         self._begun: set[asyncio.Task[Any]] = set()
+        engine = scheduler.engine
+        self.residency = Residency(mounts.hot, engine, self._read, engine.backbone.device)
 
     async def load_aliases(self) -> None:
-        """Mount what every alias points at; a version that can not be loaded is logged and left out."""
-        for alias, record in await asyncio.to_thread(self.registry.pointed):
-            try:
-                self._mounts.point(alias, await self._load(record))
-            except LensmountError as error:
-                log.error("%s@%s can not answer: %s", record.id.task, alias, error)
+        """Learn what every alias points at. Nothing is loaded: an adapter is, when a stream or frame asks for it."""
+        pointed = await asyncio.to_thread(self.registry.pointed)
+        self._mounts.replace(pointed)
+        backbone = self._scheduler.engine.backbone
+        foreign = await asyncio.to_thread(self.registry.foreign, backbone.fingerprint)
+        if foreign:
+            what = "%d of %d aliases can not answer: their adapters are for other weights than this server's %s"
+            log.error(what, foreign, len(pointed), backbone.name)
 
     async def close(self) -> None:
-        """Wait for the registrations and promotions under way."""
+        """Wait for the registrations, promotions and loads under way."""
         await asyncio.gather(*self._begun, return_exceptions=True)
+        await self.residency.close()
 
     async def register(self, receive: Receive, alias: str = "") -> Registration:
         """Take an upload through the gate into the registry, then point `alias` at it when it is given.
@@ -89,19 +98,28 @@ class Catalog:
         """
         return await self._finish(self._promote(task, alias, version, expected))
 
-    async def ensure(self, wants: Iterable[Want]) -> list[Mounted]:
-        """The adapters of `wants` now; a pinned version stays in memory while the result is held.
+    async def ensure(self, wants: Sequence[Want]) -> list[Mounted]:
+        """The adapters of `wants` now, loaded where they were not in memory.
 
-        Raises NotFoundError.
+        Raises NotFoundError for a task, alias or version that is not there, IncompatibleError for a version in
+        quarantine.
         """
-        return [await self._pinned(want) if want.version else self._mounts.resolve(want) for want in wants]
+        with self._mounts.leases() as held:
+            return await self._hold(wants, held)
+
+    def pinned(self, wants: Sequence[Want]) -> AbstractContextManager[None]:
+        """While open, as for a stream: what answers `wants` stays in memory. Raises TooLargeError."""
+        return self._mounts.pinned(wants)
 
     async def answer(self, frame: Frame, wants: Sequence[Want]) -> list[Answer]:
-        """One answer per want, in order; raises NotFoundError for a task that is not live."""
-        held = await self.ensure(wants)
-        answers = await self._scheduler.answer(frame, wants)
-        del held
-        return answers
+        """One answer per want, in order; waits for adapters that are not in memory. Raises as `ensure` does."""
+        while True:
+            with self._mounts.leases() as held:
+                await self._hold(wants, held)
+                try:
+                    return await self._scheduler.answer(frame, wants)
+                except ColdError:
+                    continue  # while it waited, an alias moved on to a version that is not in memory any more
 
     async def _finish(self, work: Coroutine[Any, Any, T]) -> T:
         begun = asyncio.create_task(work)
@@ -115,9 +133,12 @@ class Catalog:
             checks = [await receive(archive)]
             await asyncio.to_thread(unpack, archive, folder)
             admitted = await asyncio.to_thread(inspect, folder, self._scheduler.engine.backbone, checks)
-            await golden_check(admitted, self._scheduler.logits, self._scheduler.engine.precision, checks)
-            record, is_new = await asyncio.to_thread(self.registry.add, admitted.package, folder)
-        self._mounts.pin(Mounted(record.id, admitted.adapter))
+            start = time.perf_counter()
+            async with self.residency.trial(admitted.adapter):
+                passed(checks, "warm-up", "answers with numbers", start)
+                await golden_check(admitted, self._scheduler.logits, self._scheduler.engine.precision, checks)
+                record, is_new = await asyncio.to_thread(self.registry.add, admitted.package, folder)
+                self.residency.keep(Mounted(record.id, admitted.adapter))
         if alias:
             await self._promote(record.id.task, alias, record.id.version)
             record = await asyncio.to_thread(self.registry.get, record.id.task, record.id.version)
@@ -125,34 +146,34 @@ class Catalog:
 
     async def _promote(self, task: str, alias: str, version: int, expected: int | None = None) -> Promotion:
         start = time.perf_counter()
-        async with self._promoting:
-            record = await asyncio.to_thread(self.registry.get, task, version)
-            mounted = await self._load(record)
-            previous = await asyncio.to_thread(self.registry.set_alias, task, alias, version, expected)
-            self._mounts.point(alias, mounted)
+        promoted = await asyncio.to_thread(self.registry.identify, task, version)
+        with self._mounts.leases() as held:
+            held.hold(promoted)
+            mounted = await self.residency.load(promoted)
+            async with self._promoting:
+                previous = await asyncio.to_thread(self.registry.set_alias, task, alias, version, expected)
+                self._mounts.point(alias, mounted)
         switch_ms = (time.perf_counter() - start) * 1e3
         log.info("%s@%s: version %d answers instead of %d", task, alias, version, previous)
         return Promotion(task, alias, version, previous, switch_ms)
 
-    async def _pinned(self, want: Want) -> Mounted:
-        ready = self._mounts.find(want.task, want.version)
-        if ready is not None:
-            return ready
-        mounted = await self._load(await asyncio.to_thread(self.registry.get, want.task, want.version))
-        self._mounts.pin(mounted)
-        return mounted
+    async def _hold(self, wants: Sequence[Want], held: Leases) -> list[Mounted]:
+        """The adapters of `wants`, leased before they are waited for; all that are cold are loaded side by side."""
+        versions = [self._mounts.version(want) or await self._identify(want) for want in wants]
+        for version in versions:
+            held.hold(version)
+        cold = [version for version in versions if version.content_hash not in self._mounts.hot]
+        if cold:
+            await asyncio.gather(*map(self.residency.load, cold))
+        return [await self.residency.load(version) for version in versions]
 
-    async def _load(self, record: Record) -> Mounted:
-        ready = self._mounts.find(record.id.task, record.id.version)
-        return ready if ready is not None else await asyncio.to_thread(self._read, record)
+    async def _identify(self, want: Want) -> VersionId:
+        return await asyncio.to_thread(self.registry.identify, want.task, want.version)
 
-    def _read(self, record: Record) -> Mounted:
-        """Read a version from disk; the content must still be what its hash says."""
-        folder = self.registry.folder(record.id.content_hash)
-        where, fix = f"{record.id.task}:{record.id.version}", "register the package again, and look at the disk"
+    def _read(self, version: VersionId) -> Adapter:
+        """A registered version from the disk; what passed the gate is not checked again if its bytes are the same."""
+        folder = self.registry.folder(version.content_hash)
         if not folder.is_dir():
+            where, fix = f"{version.task}:{version.version}", "register the package again, and look at the disk"
             raise NotFoundError("its package is gone from the data directory", field="adapter", value=where, fix=fix)
-        package = read_package(folder)
-        if package.content_hash != record.id.content_hash:
-            raise IncompatibleError("its package was changed on disk", field="adapter", value=where, fix=fix)
-        return Mounted(record.id, fit(package, self._scheduler.engine.backbone))
+        return fit(read_content(folder, version.content_hash), self._scheduler.engine.backbone)

@@ -21,6 +21,7 @@ from lensmount_server.app import serve as run_server
 from lensmount_server.config import DEFAULT_ADDRESS, DEFAULT_BACKBONE, ServeConfig, default_data_dir
 from lensmount_server.doctor import examine
 from lensmount_server.engine.settings import DEFAULT_MERGED_MIB, ENGINES, PRECISIONS, EngineSettings
+from lensmount_server.hotset import HotLimits
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
@@ -69,6 +70,13 @@ def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
             show_default=True,
             help="Memory for merged tails of hot adapters.",
         ),
+        click.option(
+            "--hot-adapters",
+            type=click.IntRange(1),
+            default=HotLimits.count,
+            show_default=True,
+            help="Adapters kept in memory; others are loaded when they are asked for.",
+        ),
         click.option("--json", "as_json", is_flag=True, help="For machines: one JSON object a line."),
     ]
     configured = _with_config(command)
@@ -91,10 +99,12 @@ def _with_config(command: Callable[..., Any]) -> Callable[..., Any]:
         precision: str,
         threads: int,
         merged_mib: int,
+        hot_adapters: int,
         **own: Any,
     ) -> Any:
         settings = EngineSettings(engine, precision, threads, merged_mib)
-        return command(ServeConfig(data_dir, address, backbone, weights, settings), **own)
+        config = ServeConfig(data_dir, address, backbone, weights, settings, HotLimits(hot_adapters))
+        return command(config, **own)
 
     return run
 

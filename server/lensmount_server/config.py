@@ -9,6 +9,7 @@ import platformdirs
 
 from lensmount.errors import InvalidInputError
 from lensmount_server.engine.settings import EngineSettings
+from lensmount_server.hotset import HotLimits
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 DEFAULT_BACKBONE = "tf_efficientnet_lite0"
@@ -21,13 +22,14 @@ def default_data_dir() -> Path:
 
 @dataclass(frozen=True)
 class ServeConfig:
-    """What `lensmount serve` runs; port 0 takes a free one."""
+    """What `lensmount serve` runs; port 0 takes a free one; `hot` limits what adapters take in memory."""
 
     data_dir: Path
     address: str = DEFAULT_ADDRESS
     backbone: str = DEFAULT_BACKBONE
     weights: Path | None = None
     engine: EngineSettings = field(default_factory=EngineSettings)
+    hot: HotLimits = field(default_factory=HotLimits)
 
     @property
     def host_port(self) -> tuple[str, int]:

@@ -1,8 +1,8 @@
 """The registration gate: what a package must pass before it may answer a single frame.
 
 The checks run in this order, and the first that fails is the one error that is reported:
-limits, schema, backbone, tensors, golden. (The archive's own hash is checked before, while
-it is received.)
+limits, schema, backbone, tensors, warm-up, golden. (The archive's own hash is checked before,
+while it is received; the warm-up is the engine's, through `residency`.)
 """
 
 from __future__ import annotations
@@ -43,18 +43,18 @@ class Admitted:
 
 
 def inspect(folder: Path, backbone: Backbone, checks: list[Check]) -> Admitted:
-    """Run every check but the golden one on an unpacked package; appends to `checks`. Blocks."""
+    """Run every check that needs no engine on an unpacked package; appends to `checks`. Blocks."""
     start = time.perf_counter()
     check_files(folder)
     size = sum(path.stat().st_size for path in folder.iterdir())
-    start = _passed(checks, "limits", f"{size:,} bytes", start)
+    start = passed(checks, "limits", f"{size:,} bytes", start)
     manifest = read_manifest(folder)
-    start = _passed(checks, "schema", f"task {manifest.task}, {len(manifest.labels)} labels", start)
+    start = passed(checks, "schema", f"task {manifest.task}, {len(manifest.labels)} labels", start)
     check_backbone(manifest, backbone)
-    start = _passed(checks, "backbone", f"{backbone.name} {backbone.fingerprint[:12]}", start)
+    start = passed(checks, "backbone", f"{backbone.name} {backbone.fingerprint[:12]}", start)
     package = read_package(folder)
     adapter = fit(package, backbone)
-    _passed(checks, "tensors", f"{len(package.tensors)} tensors, fork {adapter.fork}", start)
+    passed(checks, "tensors", f"{len(package.tensors)} tensors, fork {adapter.fork}", start)
     return Admitted(package, adapter)
 
 
@@ -65,10 +65,11 @@ async def golden_check(admitted: Admitted, logits: Logits, precision: str, check
     served = torch.stack([await logits(pixels, admitted.adapter) for pixels in golden.pictures])
     difference = compare_logits(golden, served, precision)
     detail = f"{len(golden.pictures)} pictures in {precision}, largest difference {difference:.1e} of the scale"
-    _passed(checks, "golden", detail, start)
+    passed(checks, "golden", detail, start)
 
 
-def _passed(checks: list[Check], name: str, detail: str, start: float) -> float:
+def passed(checks: list[Check], name: str, detail: str, start: float) -> float:
+    """Note a check that began at `start` (`time.perf_counter`); returns the time now."""
     now = time.perf_counter()
     checks.append(Check(name, detail, (now - start) * 1e3))
     return now

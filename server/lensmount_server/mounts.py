@@ -1,63 +1,133 @@
-"""The adapters that can answer now: what an alias points at, and versions that were pinned.
+"""Which version answers a want: what an alias points at, and versions asked for by number.
 
-The table of aliases is replaced, never changed, and it is read once for every batch: a
-promotion takes effect between two batches, and no batch sees half of one.
+The table of aliases knows every live task and holds no adapter; adapters are in the hot set.
+The table is replaced, never changed, and it is read once for every batch: a promotion takes
+effect between two batches, and no batch sees half of one. What is not hot is refused here,
+whatever the reason: no row ever runs on the base or on another version instead.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
-from weakref import WeakValueDictionary
+import heapq
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Self
 
-from lensmount.errors import NotFoundError
-from lensmount_adapters.adapter import Adapter
+from lensmount.errors import NotFoundError, TooLargeError, UnavailableError
 from lensmount_server.frames import VersionId, Want
+from lensmount_server.hotset import HotSet, Mounted, Number
 
-RECENT = 8
+__all__ = ["ColdError", "Leases", "Mounted", "Mounts"]
+
+# How many tasks an error names; there may be thousands.
+NAMED = 8
+
+Alias = tuple[str, str]
 
 
-@dataclass(frozen=True, eq=False)
-class Mounted:
-    """An adapter in memory and the version that it is."""
-
-    id: VersionId
-    adapter: Adapter
+class ColdError(UnavailableError):
+    """The version is registered and not in memory at this moment; whoever can load it does, and asks again."""
 
 
 class Mounts:
-    """Which adapter answers a want."""
+    """The table of aliases over the hot set; lives on the event loop."""
 
-    def __init__(self) -> None:
-        self._aliases: Mapping[tuple[str, str], Mounted] = MappingProxyType({})
-        self._pinned: WeakValueDictionary[tuple[str, int], Mounted] = WeakValueDictionary()
-        self._recent: deque[Mounted] = deque(maxlen=RECENT)
+    def __init__(self, hot: HotSet | None = None) -> None:
+        self.hot = HotSet() if hot is None else hot
+        self._aliases: Mapping[Alias, VersionId] = {}
+        self._open: Counter[Alias] = Counter()
+
+    def replace(self, pointed: Iterable[tuple[str, VersionId]]) -> None:
+        """Take over a whole table of aliases: (alias, version) pairs. Nothing is loaded."""
+        self._aliases = {(version.task, alias): version for alias, version in pointed}
+
+    def version(self, want: Want) -> VersionId | None:
+        """The version that answers `want`, hot or not; None for a number that is not hot.
+
+        Raises NotFoundError, which names the tasks there are, for an unknown task or alias.
+        """
+        if want.version:
+            hot = self.hot.numbered((want.task, want.version))
+            return hot.id if hot else None
+        version = self._aliases.get((want.task, want.alias))
+        if version is None:
+            raise self._unknown(want)
+        return version
 
     def resolve(self, want: Want) -> Mounted:
-        """The adapter for `want`; NotFoundError names the tasks there are."""
-        found = self.find(want.task, want.version) if want.version else self._aliases.get((want.task, want.alias))
-        if found is None:
+        """The adapter for `want`. Raises NotFoundError, or ColdError for one that is not in memory."""
+        version = self.version(want)
+        if version is None:
             raise self._unknown(want)
+        found = self.hot.find(version.content_hash)
+        if found is None:
+            value = f"{want.task}@{want.alias}"
+            raise ColdError("its adapter is not in memory now", field="tasks", value=value, fix="ask again")
         return found
 
+    def leases(self) -> Leases:
+        """Leases that end together: those of a batch, or of a frame."""
+        return Leases(self)
+
     def point(self, alias: str, mounted: Mounted) -> None:
-        """Let `alias` of the adapter's task answer with `mounted` from the next batch on."""
-        self._aliases = MappingProxyType({**self._aliases, (mounted.id.task, alias): mounted})
+        """Let `alias` of the adapter's task answer with `mounted` from the next batch on.
+
+        The streams that follow the alias keep the new version hot from now on, and no longer the old one.
+        """
+        key = (mounted.id.task, alias)
+        before, followers = self._aliases.get(key), self._open.get(key, 0)
+        if followers:
+            self.hot.pin(mounted.number, followers)
+        self.hot.put(mounted)
+        self._aliases = {**self._aliases, key: mounted.id}
+        if followers and before is not None:
+            self.hot.unpin((before.task, before.version), followers)
 
     def pin(self, mounted: Mounted) -> None:
-        """Let a version be asked for by number as long as somebody holds `mounted`, and a little longer."""
-        self._pinned[mounted.id.task, mounted.id.version] = mounted
-        self._recent.append(mounted)
+        """Make a version hot and keep it so."""
+        self.hot.pin(mounted.number)
+        self.hot.put(mounted)
 
-    def find(self, task: str, version: int) -> Mounted | None:
-        """A version that is in memory, by whatever way it came there."""
-        pointed = (m for m in self._aliases.values() if (m.id.task, m.id.version) == (task, version))
-        return next(pointed, self._pinned.get((task, version)))
+    @contextmanager
+    def pinned(self, wants: Sequence[Want]) -> Iterator[None]:
+        """While open, whatever answers `wants` is not dropped from memory, through all promotions.
+
+        Raises TooLargeError where more would be pinned than may be hot.
+        """
+        self._check_room(wants)
+        for want in wants:
+            self._follow(want, 1)
+        try:
+            yield
+        finally:
+            for want in wants:
+                self._follow(want, -1)
+
+    def _follow(self, want: Want, change: int) -> None:
+        number = self._number(want)
+        if not want.version:
+            self._open[want.task, want.alias] += change
+            if not self._open[want.task, want.alias]:
+                del self._open[want.task, want.alias]
+        if number is not None:
+            (self.hot.pin if change > 0 else self.hot.unpin)(number)
+
+    def _number(self, want: Want) -> Number | None:
+        if want.version:
+            return want.task, want.version
+        version = self._aliases.get((want.task, want.alias))
+        return (version.task, version.version) if version else None
+
+    def _check_room(self, wants: Sequence[Want]) -> None:
+        wanted = len(self.hot.pinned | {number for want in wants if (number := self._number(want)) is not None})
+        if wanted > self.hot.limits.count:
+            message = f"open streams already use the {self.hot.limits.count} adapters that may be hot"
+            fix = "end a stream first, or serve with a larger --hot-adapters"
+            raise TooLargeError(message, field="tasks", value=wanted, fix=fix)
 
     def _unknown(self, want: Want) -> NotFoundError:
-        known = sorted({task for task, _ in self._aliases})
+        known = {task for task, _ in self._aliases}
         if want.version:
             message, value = "no such version in memory", f"{want.task}:{want.version}"
             fix = "list the versions with `lensmount adapters list`"
@@ -66,6 +136,39 @@ class Mounts:
             fix = f"lensmount promote {want.task} VERSION --alias {want.alias}"
         else:
             message, value = "no such task is live", want.task
-            there = f"ask for one of: {', '.join(known)}; or " if known else ""
-            fix = f"{there}register an adapter with `lensmount register FOLDER --alias live`"
+            fix = f"{_one_of(known)}register an adapter with `lensmount register FOLDER --alias live`"
         return NotFoundError(message, field="tasks", value=value, fix=fix)
+
+
+class Leases:
+    """What one batch resolved: none of it leaves the memory until the `with` block ends."""
+
+    def __init__(self, mounts: Mounts) -> None:
+        self._mounts = mounts
+        self._held: list[str] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for content_hash in self._held:
+            self._mounts.hot.release(content_hash)
+        self._held.clear()
+
+    def resolve(self, want: Want) -> Mounted:
+        """The adapter for `want`, held. Raises NotFoundError or ColdError."""
+        mounted = self._mounts.resolve(want)
+        self.hold(mounted.id)
+        return mounted
+
+    def hold(self, version: VersionId) -> None:
+        """Hold a version that may still be on its way into memory."""
+        self._mounts.hot.lease(version.content_hash)
+        self._held.append(version.content_hash)
+
+
+def _one_of(known: set[str]) -> str:
+    if not known:
+        return ""
+    more = f" and {len(known) - NAMED:,} more" if len(known) > NAMED else ""
+    return f"ask for one of: {', '.join(heapq.nsmallest(NAMED, known))}{more}; or "

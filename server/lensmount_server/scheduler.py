@@ -24,12 +24,13 @@ from lensmount_adapters.preprocessing import Preprocessing
 from lensmount_server.defects import known
 from lensmount_server.engine.runtime import Engine, Job
 from lensmount_server.frames import Answer, Frame, VersionId, Want
-from lensmount_server.mounts import Mounted, Mounts
+from lensmount_server.mounts import Leases, Mounted, Mounts
 
 MAX_BATCH = 8
 MAX_WAITING = 1024
 
 Prepared = Mapping[Preprocessing, Tensor]
+Resolve = Callable[[Leases], tuple[Mounted, ...]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,11 +45,11 @@ class Outcome:
 
 @dataclass(frozen=True, eq=False)
 class Waiting:
-    """A frame in the queue; `resolve` is asked for its adapters when its batch is formed."""
+    """A frame in the queue; `resolve` is asked for its adapters when its batch is formed, which holds them."""
 
     pixels: Pixels
     prepared: Prepared
-    resolve: Callable[[], tuple[Mounted, ...]]
+    resolve: Resolve
     future: asyncio.Future[Outcome]
     since: float = field(default_factory=time.perf_counter)
 
@@ -69,7 +70,7 @@ class Scheduler:
         """One answer per want, in order; raises NotFoundError for a task that is not live."""
         mounted = [self._mounts.resolve(want) for want in wants]
         prepared = await asyncio.to_thread(_prepare, frame.pixels, mounted)
-        outcome = await self._run(frame.pixels, prepared, lambda: tuple(map(self._mounts.resolve, wants)))
+        outcome = await self._run(frame.pixels, prepared, lambda leases: tuple(map(leases.resolve, wants)))
         return [
             _answer(mounted, logits, outcome) for mounted, logits in zip(outcome.mounted, outcome.logits, strict=True)
         ]
@@ -78,7 +79,7 @@ class Scheduler:
         """The logits (labels,) of one adapter that need not be live, through the same path."""
         mounted = (Mounted(VersionId(adapter.manifest.task, 0, adapter.content_hash), adapter),)
         prepared = await asyncio.to_thread(_prepare, pixels, mounted)
-        return (await self._run(pixels, prepared, lambda: mounted)).logits[0]
+        return (await self._run(pixels, prepared, lambda _: mounted)).logits[0]
 
     async def close(self) -> None:
         """Finish the batch under way and refuse what still waits."""
@@ -91,7 +92,7 @@ class Scheduler:
         await self._worker
         await asyncio.to_thread(self._thread.shutdown)
 
-    async def _run(self, pixels: Pixels, prepared: Prepared, resolve: Callable[[], tuple[Mounted, ...]]) -> Outcome:
+    async def _run(self, pixels: Pixels, prepared: Prepared, resolve: Resolve) -> Outcome:
         if self._closed:
             raise UnavailableError("the server is stopping", fix="call again")
         if len(self._waiting) >= MAX_WAITING:
@@ -105,11 +106,12 @@ class Scheduler:
     async def _work(self) -> None:
         while not self._closed:
             await self._arrived.wait()
-            batch = self._take()
-            if batch:
-                await self._run_batch(batch)
+            with self._mounts.leases() as leases:
+                batch = self._take(leases)
+                if batch:
+                    await self._run_batch(batch)
 
-    def _take(self) -> list[tuple[Waiting, tuple[Mounted, ...]]]:
+    def _take(self, leases: Leases) -> list[tuple[Waiting, tuple[Mounted, ...]]]:
         """The oldest frames whose adapters are there; a frame whose are not fails by itself."""
         batch: list[tuple[Waiting, tuple[Mounted, ...]]] = []
         while self._waiting and len(batch) < MAX_BATCH:
@@ -117,7 +119,7 @@ class Scheduler:
             if waiting.future.done():
                 continue
             try:
-                batch.append((waiting, waiting.resolve()))
+                batch.append((waiting, waiting.resolve(leases)))
             except Exception as error:  # noqa: BLE001 - whatever it is must reach its caller, not end the loop
                 waiting.future.set_exception(known(error))
         if not self._waiting:

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from factories import fitted, head_package, lora_package, manifest, pictures, random_backbone, replaced_package
-from lensmount.errors import InvalidInputError
+from lensmount.errors import IncompatibleError, InvalidInputError
 from lensmount_adapters import package as package_module
+from lensmount_adapters.adapter import fit
 from lensmount_adapters.golden import Golden
-from lensmount_adapters.package import MAX_BYTES, content_hash, read_package, write_package
+from lensmount_adapters.package import MAX_BYTES, content_hash, read_content, read_package, write_package
 
 
 @pytest.fixture(scope="module")
@@ -141,3 +142,78 @@ def test_the_lora_part_is_pefts_own(lora_folder: Path) -> None:
     package = read_package(lora_folder)
     assert package.lora is not None
     assert package.lora.r == config["r"] == 4
+
+
+def test_what_runs_of_a_package_is_the_same_however_it_is_read(lora_folder: Path) -> None:
+    package = read_package(lora_folder)
+    content = read_content(lora_folder, package.content_hash)
+    assert content.manifest == package.manifest
+    assert content.lora == package.lora
+    assert content.content_hash == package.content_hash
+    assert content.tensors.keys() == package.tensors.keys()
+    assert all(torch.equal(content.tensors[name], tensor) for name, tensor in package.tensors.items())
+
+
+@pytest.mark.parametrize(
+    "name", ["task.json", "adapter_config.json", "adapter_model.safetensors", "golden.safetensors", "README.md"]
+)
+def test_content_whose_bytes_changed_is_not_read(lora_folder: Path, tmp_path: Path, name: str) -> None:
+    folder = Path(shutil.copytree(lora_folder, tmp_path / "package"))
+    expected = content_hash(folder)
+    data = bytearray((folder / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / name).write_bytes(data)
+    with pytest.raises(IncompatibleError, match="changed on disk") as caught:
+        read_content(folder, expected)
+    assert caught.value.fix
+
+
+def test_the_golden_pictures_are_hashed_and_not_looked_at(lora_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def looked(*_: object) -> None:
+        pytest.fail("it looked")
+
+    expected = content_hash(lora_folder)
+    monkeypatch.setattr(package_module, "read_golden", looked)
+    assert read_content(lora_folder, expected)
+
+
+@pytest.mark.parametrize("read", ["package", "content"])
+def test_what_happens_to_the_file_does_not_reach_the_tensors(lora_folder: Path, tmp_path: Path, read: str) -> None:
+    folder = Path(shutil.copytree(lora_folder, tmp_path / "package"))
+    whole = read_package(folder) if read == "package" else read_content(folder, content_hash(folder))
+    before = {name: tensor.clone() for name, tensor in whole.tensors.items()}
+    with (folder / "adapter_model.safetensors").open("r+b") as file:
+        file.write(bytes((folder / "adapter_model.safetensors").stat().st_size))
+    assert all(torch.equal(whole.tensors[name], tensor) for name, tensor in before.items())
+
+
+def test_an_adapter_knows_its_size(lora_folder: Path, tmp_path: Path) -> None:
+    backbone = random_backbone("test_vit")
+    replaced_package(tmp_path / "grade", backbone, task="grade")
+    for folder in (lora_folder, tmp_path / "grade"):
+        package = read_package(folder)
+        tensors = sum(tensor.numel() * tensor.element_size() for tensor in package.tensors.values())
+        assert fit(package, backbone).size_bytes == tensors
+
+
+def test_an_adapter_moves_to_a_device_and_is_itself_where_it_is(lora_folder: Path, tmp_path: Path) -> None:
+    backbone = random_backbone("test_vit")
+    replaced_package(tmp_path / "grade", backbone, task="grade")
+    for folder in (lora_folder, tmp_path / "grade"):
+        adapter = fitted(folder, backbone)
+        assert adapter.to(torch.device("cpu")) is adapter
+        moved = adapter.to(torch.device("meta"))
+        assert {tensor.device.type for tensor in moved._tensors()} == {"meta"}
+        assert {tensor.device.type for tensor in adapter._tensors()} == {"cpu"}
+        assert (moved.content_hash, moved.fork, moved.size_bytes) == (
+            adapter.content_hash,
+            adapter.fork,
+            adapter.size_bytes,
+        )
+
+
+def test_fitting_an_adapter_draws_no_random_numbers(lora_folder: Path) -> None:
+    package, backbone = read_package(lora_folder), random_backbone("test_vit")
+    before = torch.get_rng_state()
+    fit(package, backbone)
+    assert torch.equal(torch.get_rng_state(), before)

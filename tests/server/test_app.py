@@ -160,7 +160,7 @@ async def test_it_starts_and_serves_the_others_when_a_package_is_damaged(
             again = await server.client.register(kit.defect[0].folder, alias="live")
             assert again.already_registered
             assert (await server.client.infer(SHOT, "defect"))[0].version == 1
-    assert "defect@live can not answer" in caplog.text
+    assert "defect:1 is in quarantine" in caplog.text
 
 
 async def test_another_backbone_does_not_serve_what_it_does_not_fit(kit: Kit, tmp_path: Path) -> None:

@@ -69,7 +69,15 @@ async def ask(catalog: Catalog, want: Want) -> Answer:
 
 async def test_a_registered_version_passed_every_check_in_order(catalog: Catalog, kit: Kit) -> None:
     done = await register(catalog, kit.defect[0].folder)
-    assert [check.name for check in done.checks] == ["hash", "limits", "schema", "backbone", "tensors", "golden"]
+    assert [check.name for check in done.checks] == [
+        "hash",
+        "limits",
+        "schema",
+        "backbone",
+        "tensors",
+        "warm-up",
+        "golden",
+    ]
     assert all(check.duration_ms >= 0 for check in done.checks)
     assert done.is_new
     assert (done.record.id.version, done.record.aliases) == (1, ())
@@ -172,14 +180,15 @@ async def test_a_bit_that_flips_on_disk_costs_that_version_and_nothing_else(
     flip(stored, round(where * (stored.stat().st_size - 1)))
     with caplog.at_level(logging.ERROR):
         async with opened(kit.backbone, data_dir) as catalog:
-            assert "defect@live can not answer" in caplog.text
-            assert (await ask(catalog, Want("surface"))).adapter.version == 1
-            with pytest.raises(NotFoundError):
+            with pytest.raises(IncompatibleError, match=r"in quarantine: .*changed on disk"):
                 await ask(catalog, Want("defect"))
-            with pytest.raises(LensmountError):
+            assert "defect:2 is in quarantine" in caplog.text
+            assert (await ask(catalog, Want("surface"))).adapter.version == 1
+            with pytest.raises(IncompatibleError, match="changed on disk"):
                 await ask(catalog, Want("defect", version=2))
-            with pytest.raises(LensmountError):
+            with pytest.raises(IncompatibleError, match="changed on disk"):
                 await catalog.promote("defect", "canary", 2)
+            assert catalog.residency.state().quarantined == 1
             assert await ask(catalog, Want("defect", version=1))
             await catalog.promote("defect", "live", 1)
             assert (await ask(catalog, Want("defect"))).adapter.version == 1
@@ -238,7 +247,9 @@ async def test_another_backbone_leaves_out_what_does_not_fit_it(
     await stock(kit, data_dir)
     with caplog.at_level(logging.ERROR):
         async with opened(random_backbone(seed=1), data_dir) as catalog:
-            assert "surface@live can not answer" in caplog.text
+            assert "2 of 2 aliases can not answer" in caplog.text
+            with pytest.raises(IncompatibleError, match="other weights"):
+                await ask(catalog, Want("surface"))
             with pytest.raises(IncompatibleError, match="other weights"):
                 await catalog.promote("surface", "live", 1)
     async with opened(kit.backbone, data_dir) as catalog:

@@ -115,7 +115,7 @@ def test_an_alias_points_where_it_was_set_last(registry: Registry, kit: Kit) -> 
     assert registry.resolve("defect", "live").id.version == 3
     assert registry.get("defect", 3).aliases == ("canary", "live")
     assert registry.get("defect", 1).aliases == ()
-    assert sorted((alias, record.id.version) for alias, record in registry.pointed()) == [("canary", 3), ("live", 3)]
+    assert sorted((alias, version.version) for alias, version in registry.pointed()) == [("canary", 3), ("live", 3)]
 
 
 @pytest.mark.parametrize(("expected", "points_at"), [(2, 1), (0, 1), (7, 1)])

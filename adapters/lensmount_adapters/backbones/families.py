@@ -106,7 +106,7 @@ def segments_of(model: nn.Module) -> tuple[Segment, ...]:
         features: Any = model
         head = features.default_cfg["classifier"].partition(".")[0]
         owns = dict.fromkeys(name.partition(".")[0] for name in model.state_dict())
-        return (Segment("features", model, owns.keys() - {head}, features.forward_features, mixable=False),)
+        return (Segment("features", model, sorted(owns.keys() - {head}), features.forward_features, mixable=False),)
     return tuple(Segment(name, model, owns, step) for name, owns, step in family(model))
 
 

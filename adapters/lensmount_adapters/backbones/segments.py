@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -45,9 +45,18 @@ class Segment:
         """The modules that LoRA may edit, by their names in the model: Linear and plain Conv2d."""
         return {
             name: module
-            for name, module in self.model.named_modules()
-            if self.owns_tensor(name) and type(module) in (nn.Linear, nn.Conv2d)
+            for path in self.owns
+            for name, module in _modules_at(self.model, path)
+            if type(module) in (nn.Linear, nn.Conv2d)
         }
+
+
+def _modules_at(model: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
+    """The module at a dotted path and all below it, by their names in the model; none where a tensor lies."""
+    parent, _, name = path.rpartition(".")
+    module = model.get_submodule(parent)._modules.get(name)  # noqa: SLF001 - a tensor at the path is no error
+    if module is not None:
+        yield from module.named_modules(prefix=path)
 
 
 class _Swappable(nn.Module):

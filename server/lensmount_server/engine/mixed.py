@@ -13,7 +13,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from lensmount_adapters.backbones import Segment
+from lensmount_adapters.backbones import Backbone, Segment
 from lensmount_server.engine.deltas import RowDelta, added
 from lensmount_server.engine.plan import Group
 
@@ -34,6 +34,22 @@ def run_segment(segment: Segment, index: int, rows: Rows) -> Rows:
     together = [row for row in rows if not _apart(segment, index, row[0])]
     apart = [row for row in rows if _apart(segment, index, row[0])]
     return [*_run_together(segment, index, together), *(_run_apart(segment, index, *row) for row in apart)]
+
+
+def run_tail(backbone: Backbone, entering: Sequence[tuple[Group, Tensor]]) -> dict[Group, Tensor]:
+    """Features (float32) of groups that fork at one segment, from their own rows there to the last segment.
+
+    Rows are uint8 pictures at segment 0. `backbone` is in the precision to compute in.
+    """
+    fork = entering[0][0].adapter.fork
+    dtype = next(backbone.model.parameters()).dtype
+    rows: Rows = []
+    for group, x in entering:
+        start = group.adapter.manifest.preprocessing.normalize(x) if fork == 0 else x
+        rows.append((Span(group, group.frames), start.to(dtype)))
+    for index in range(fork, len(backbone.segments)):
+        rows = run_segment(backbone.segments[index], index, rows)
+    return {span.group: x.float() for span, x in rows if span.group}
 
 
 def select(have: tuple[int, ...], want: tuple[int, ...]) -> slice | list[int]:

@@ -13,6 +13,7 @@ from lensmount_adapters.backbones import Backbone
 from lensmount_adapters.heads import run_head
 from lensmount_server.engine.mixed import Rows, Span, run_segment, select
 from lensmount_server.engine.plan import Pass
+from lensmount_server.engine.trial import Trial
 
 
 class ReferenceExecutor:
@@ -26,10 +27,12 @@ class ReferenceExecutor:
 
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone
+        self._trial = Trial(backbone, backbone)
         self.segment_rows = [0] * len(backbone.segments)
 
     def mount(self, adapter: Adapter) -> None:
-        """Nothing is prepared here: an adapter is run as it is."""
+        """Try the adapter; nothing else is prepared here. Raises IncompatibleError."""
+        self._trial.check(adapter)
 
     def unmount(self, content_hash: str) -> None:
         """Nothing is kept here."""

@@ -75,7 +75,7 @@ class Executor(Protocol):
 
 
 class Engine:
-    """The one executor of a device; `run` is called from one thread at a time."""
+    """The one executor of a device; `run` is called from one thread, `mount` and `unmount` from any."""
 
     def __init__(self, backbone: Backbone, executor: Executor | None = None) -> None:
         self.backbone = backbone
@@ -88,7 +88,7 @@ class Engine:
         return self.executor.precision
 
     def mount(self, adapter: Adapter) -> None:
-        """Make an adapter ready to answer, off the engine's thread; raises LensmountError when it can not."""
+        """Make an adapter ready to answer; raises IncompatibleError when it answers with NaN or infinity. Blocks."""
         self.executor.mount(adapter)
 
     def unmount(self, content_hash: str) -> None:

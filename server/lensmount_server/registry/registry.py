@@ -12,7 +12,7 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,9 @@ from lensmount_adapters.manifest import Manifest
 from lensmount_adapters.package import Package, content_hash
 from lensmount_server.frames import VersionId
 from lensmount_server.registry.tables import aliases, open_database, versions
+
+_IDENTITY = (versions.c.task, versions.c.version, versions.c.content_hash)
+_POINTED = (versions.c.task == aliases.c.task) & (versions.c.version == aliases.c.version)
 
 
 @dataclass(frozen=True)
@@ -117,9 +120,8 @@ class Registry:
             query = select(versions).where(versions.c.task == task, versions.c.version == version)
             row = connection.execute(query).first()
             if row is None:
-                fix = "list what there is with `lensmount adapters list`"
-                raise NotFoundError("no such adapter version", field="adapter", value=f"{task}:{version}", fix=fix)
-            return _record(row, self._aliases_of(connection))
+                raise _no_version(task, version)
+            return _record(row, self._aliases_of(connection, [task]))
 
     def resolve(self, task: str, alias: str) -> Record:
         """The version that an alias points at; raises NotFoundError."""
@@ -139,14 +141,31 @@ class Registry:
         if after:
             query = query.where((key[0] < after[0]) | ((key[0] == after[0]) & (key[1] < after[1])))
         with self._database.connect() as connection:
-            names = self._aliases_of(connection)
-            return [_record(row, names) for row in connection.execute(query)]
+            rows = connection.execute(query).all()
+            names = self._aliases_of(connection, {row.task for row in rows})
+        return [_record(row, names) for row in rows]
 
-    def pointed(self) -> list[tuple[str, Record]]:
-        """Every alias with the version that it points at."""
+    def pointed(self) -> list[tuple[str, VersionId]]:
+        """Every alias with the version that it points at: one query, whatever there is."""
+        query = select(aliases.c.alias, *_IDENTITY).join(versions, _POINTED)
         with self._database.connect() as connection:
-            rows = connection.execute(select(aliases)).all()
-        return [(row.alias, self.get(row.task, row.version)) for row in rows]
+            return [(alias, VersionId(*identity)) for alias, *identity in connection.execute(query)]
+
+    def identify(self, task: str, version: int) -> VersionId:
+        """Which content a version is; raises NotFoundError."""
+        query = select(*_IDENTITY).where(versions.c.task == task, versions.c.version == version)
+        with self._database.connect() as connection:
+            row = connection.execute(query).first()
+        if row is None:
+            raise _no_version(task, version)
+        return VersionId(*row)
+
+    def foreign(self, fingerprint: str) -> int:
+        """How many versions that an alias points at are for another backbone than this one."""
+        other = func.json_extract(versions.c.manifest, "$.backbone.fingerprint") != fingerprint
+        query = select(func.count()).select_from(aliases.join(versions, _POINTED)).where(other)
+        with self._database.connect() as connection:
+            return int(connection.execute(query).scalar_one())
 
     def folder(self, content_hash: str) -> Path:
         """Where a version's package lies."""
@@ -213,7 +232,7 @@ class Registry:
     def _by_hash(self, content_hash: str) -> Record | None:
         with self._database.connect() as connection:
             row = connection.execute(select(versions).where(versions.c.content_hash == content_hash)).first()
-            return _record(row, self._aliases_of(connection)) if row else None
+            return _record(row, self._aliases_of(connection, [row.task])) if row else None
 
     def _latest(self, task: str) -> int:
         with self._database.connect() as connection:
@@ -224,11 +243,16 @@ class Registry:
         query = select(aliases.c.version).where(aliases.c.task == task, aliases.c.alias == alias)
         return int(connection.execute(query).scalar() or 0)
 
-    def _aliases_of(self, connection: Connection) -> dict[tuple[str, int], list[str]]:
+    def _aliases_of(self, connection: Connection, tasks: Collection[str]) -> dict[tuple[str, int], list[str]]:
         names: dict[tuple[str, int], list[str]] = {}
-        for row in connection.execute(select(aliases).order_by(aliases.c.alias)):
+        for row in connection.execute(select(aliases).where(aliases.c.task.in_(tasks)).order_by(aliases.c.alias)):
             names.setdefault((row.task, row.version), []).append(row.alias)
         return names
+
+
+def _no_version(task: str, version: int) -> NotFoundError:
+    fix = "list what there is with `lensmount adapters list`"
+    return NotFoundError("no such adapter version", field="adapter", value=f"{task}:{version}", fix=fix)
 
 
 def _record(row: Row[Any], names: dict[tuple[str, int], list[str]]) -> Record:

@@ -10,6 +10,7 @@ from sqlalchemy import (
     Column,
     Engine,
     ForeignKeyConstraint,
+    Index,
     Integer,
     MetaData,
     String,
@@ -33,6 +34,9 @@ versions = Table(
     UniqueConstraint("task", "version"),
 )
 
+# Lists go from the newest to the oldest, a page at a time.
+by_age = Index("adapter_versions_by_age", versions.c.registered_time_ns, versions.c.content_hash)
+
 aliases = Table(
     "aliases",
     metadata,
@@ -49,6 +53,7 @@ def open_database(path: Path) -> Engine:
     engine = create_engine(f"sqlite:///{path}")
     event.listen(engine, "connect", _configure)
     metadata.create_all(engine)
+    by_age.create(engine, checkfirst=True)
     return engine
 
 

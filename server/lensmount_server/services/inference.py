@@ -45,14 +45,16 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     ) -> AsyncIterator[inference_pb2.StreamInferResponse]:
         """Pushed video: config first, then frames; results as they come, a summary at the end."""
         config = await _receive_config(request_iterator)
-        mounted = await self._catalog.ensure(convert.wants(config.tasks))
-        stream = open_stream(config, self._catalog)
-        versions = [convert.version_id(each.id) for each in mounted]
-        started = inference_pb2.StreamStarted(name=stream.name, adapters=versions)
-        yield inference_pb2.StreamInferResponse(started=started)
-        async with aclosing(_results(stream, request_iterator, with_jpeg=config.with_jpeg)) as responses:
-            async for response in responses:
-                yield response
+        wants = convert.wants(config.tasks)
+        with self._catalog.pinned(wants):
+            mounted = await self._catalog.ensure(wants)
+            stream = open_stream(config, self._catalog)
+            versions = [convert.version_id(each.id) for each in mounted]
+            started = inference_pb2.StreamStarted(name=stream.name, adapters=versions)
+            yield inference_pb2.StreamInferResponse(started=started)
+            async with aclosing(_results(stream, request_iterator, with_jpeg=config.with_jpeg)) as responses:
+                async for response in responses:
+                    yield response
         yield inference_pb2.StreamInferResponse(summary=stream.summary())
 
     async def GetServerInfo(

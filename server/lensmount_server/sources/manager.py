@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext
 
 from lensmount.errors import AlreadyExistsError, NotFoundError, UnavailableError
 from lensmount_server.hub import Hub
 from lensmount_server.sources.model import SourceSpec, SourceStatus
-from lensmount_server.sources.source import Source, SourceOptions
+from lensmount_server.sources.source import Pin, Source, SourceOptions
 from lensmount_server.streams import Answerer
 
 
 class SourceManager:
     """Adds, lists and removes sources; their results and state changes go to the hub.
 
-    It belongs to one event loop; all calls come from its thread.
+    It belongs to one event loop; all calls come from its thread. `pin` keeps the adapters of
+    a source in memory while it runs.
     """
 
-    def __init__(self, answerer: Answerer, hub: Hub, options: SourceOptions | None = None) -> None:
+    def __init__(
+        self, answerer: Answerer, hub: Hub, options: SourceOptions | None = None, pin: Pin = lambda _: nullcontext()
+    ) -> None:
         self._answerer = answerer
         self._hub = hub
         self._options = options or SourceOptions()
+        self._pin = pin
         self._sources: dict[str, Source] = {}
         self._closed = False
 
@@ -35,7 +40,7 @@ class SourceManager:
         if spec.name in self._sources:
             fix = "choose another name, or remove that source first"
             raise AlreadyExistsError("there is a source of that name", field="name", value=spec.name, fix=fix)
-        source = Source(spec, self._answerer, self._hub, self._options)
+        source = Source(spec, self._answerer, self._hub, self._options, self._pin)
         self._sources[spec.name] = source
         source.start()
         return source.status()

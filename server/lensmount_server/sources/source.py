@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from contextlib import aclosing
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, aclosing
 from dataclasses import dataclass, field
 
 from lensmount.errors import LensmountError, UnavailableError
-from lensmount_server.frames import Frame
+from lensmount_server.frames import Frame, Want
 from lensmount_server.hub import Hub
 from lensmount_server.sources.backoff import Backoff
 from lensmount_server.sources.feed import Feed
@@ -22,6 +23,9 @@ from lensmount_server.video.reader import ReaderOptions, VideoReader
 from lensmount_server.video.timeline import Timeline
 
 logger = logging.getLogger(__name__)
+
+# Keeps what answers these wants ready while the context is open.
+Pin = Callable[[Sequence[Want]], AbstractContextManager[None]]
 _TICK_S = 0.25
 # With NEWEST one frame computes while the next is ready; more would only age in the queue.
 _IN_FLIGHT = {DropPolicy.NEWEST: 2, DropPolicy.EVERY_FRAME: 4}
@@ -41,12 +45,13 @@ class SourceOptions:
 class Source:
     """A running source. Raises InvalidInputError for a specification that can never work."""
 
-    def __init__(self, spec: SourceSpec, answerer: Answerer, hub: Hub, options: SourceOptions) -> None:
+    def __init__(self, spec: SourceSpec, answerer: Answerer, hub: Hub, options: SourceOptions, pin: Pin) -> None:
         spec.check()
         self.spec = spec
         self._address = parse_address(spec.url)
         self._hub = hub
         self._options = options
+        self._pin = pin
         self._mailbox = Mailbox(spec.policy, _MAILBOX[spec.policy])
         self._stream = Stream(
             spec.name, self._mailbox, answerer, spec.wants, in_flight=_IN_FLIGHT[spec.policy], tolerant=True
@@ -80,9 +85,10 @@ class Source:
     async def _run(self) -> None:
         reading, ticking = asyncio.create_task(self._read()), asyncio.create_task(self._tick())
         try:
-            async with aclosing(self._stream.results()) as results:
-                async for result in results:
-                    self._hub.publish(result)
+            with self._pin(self.spec.wants):
+                async with aclosing(self._stream.results()) as results:
+                    async for result in results:
+                        self._hub.publish(result)
             await reading
             self._become(SourceState.ENDED)
         except LensmountError as error:

@@ -6,9 +6,7 @@ base weights run once and each adapter's edits are added to its own rows (LoRA f
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -20,24 +18,19 @@ from lensmount_adapters.heads import run_head
 from lensmount_adapters.preprocessing import Preprocessing
 from lensmount_server.engine.cpu.eager import EagerCompiler
 from lensmount_server.engine.cpu.lanes import Lanes
-from lensmount_server.engine.cpu.lowered import twin
 from lensmount_server.engine.cpu.probes import Probes
 from lensmount_server.engine.cpu.tails import Tails
 from lensmount_server.engine.cpu.trunk import Trunk
 from lensmount_server.engine.cpu.units import Compiler, Options, SegmentRange, Unit, Work
-from lensmount_server.engine.mixed import Rows, Span, run_segment, select
+from lensmount_server.engine.mixed import run_tail, select
 from lensmount_server.engine.plan import Group, Pass
+from lensmount_server.engine.trial import Trial
 
 # Root mean square of the difference between the two forms of an adapter, relative to the features.
 FORMS_AGREE = {"fp32": 1e-3, "bf16": 1e-1}
 
 
-@dataclass(frozen=True, eq=False)
-class _Pending:
-    """A group's rows at its fork."""
-
-    group: Group
-    x: Tensor
+Entering = tuple[Group, Tensor]
 
 
 class CpuExecutor:
@@ -55,9 +48,7 @@ class CpuExecutor:
         self.compiler = compiler
         eager = compiler if isinstance(compiler, EagerCompiler) else EagerCompiler(backbone, compiler.precision)
         self._lowered = eager.backbone
-        # Deltas are added by hooks on modules: whoever is not the engine's thread needs modules of its own.
-        self._twin = twin(eager.backbone)
-        self._trying = threading.Lock()
+        self._trial = Trial(backbone, eager.backbone)
         self._probes = Probes(backbone)
         self._lanes = Lanes(compiler.lanes)
         self._trunk = Trunk(compiler, len(backbone.segments), options)
@@ -68,17 +59,12 @@ class CpuExecutor:
         self._trunk.cut(fork, preprocessing)
 
     def mount(self, adapter: Adapter) -> None:
-        """Make ready what the adapter needs, and try it. Blocks; its merged tail follows later.
+        """Cut the trunk where the adapter forks, and try it. Blocks; its merged tail follows later.
 
-        Raises ServerError when its logits are not finite.
+        Raises IncompatibleError when it answers with NaN or infinity.
         """
         self._trunk.cut(adapter.fork, adapter.manifest.preprocessing)
-        features = self._in_lora_form(adapter)
-        head = adapter.head
-        logits = run_head(head, self.backbone, features, self.backbone.pool(features))
-        if not bool(torch.isfinite(logits).all()):
-            fix = "train it again with a lower learning rate"
-            raise ServerError("its logits are not finite", field="adapter", value=adapter.manifest.task, fix=fix)
+        self._trial.check(adapter)
         if adapter.fork < len(self.backbone.segments):
             self._tails.want(adapter)
 
@@ -101,16 +87,15 @@ class CpuExecutor:
 
         `pictures` is uint8 (frames, 3, height, width), one row for each frame of the pass.
         """
-        features: dict[Group, Tensor] = {}
-        pending: list[_Pending] = []
+        entering: list[Entering] = []
         frames, x, position = tuple(range(len(work.frames))), pictures, 0
         for fork in work.forks:
             still = work.shared_after(fork - 1)
             x = self._run_trunk(position, fork, x[select(frames, still)], work)
             frames, position = still, fork
             forking = [group for group in work.groups if group.adapter.fork == fork]
-            pending += [_Pending(group, x[select(frames, group.frames)].contiguous()) for group in forking]
-        features.update(self._run_tails(pending))
+            entering += [(group, x[select(frames, group.frames)].contiguous()) for group in forking]
+        features = self._run_tails(entering)
         return [self._head(group, features[group]) for group in work.groups]
 
     def _run_trunk(self, start: int, stop: int, x: Tensor, work: Pass) -> Tensor:
@@ -119,26 +104,31 @@ class CpuExecutor:
             (x,) = self._lanes.run([Work(unit, x.contiguous())])
         return x
 
-    def _run_tails(self, pending: Sequence[_Pending]) -> dict[Group, Tensor]:
+    def _run_tails(self, entering: Sequence[Entering]) -> dict[Group, Tensor]:
         last = len(self.backbone.segments)
-        features = {one.group: one.x for one in pending if one.group.adapter.fork == last}
-        merged: list[tuple[_Pending, Unit]] = []
-        plain: dict[int, list[_Pending]] = {}
-        for one in (one for one in pending if one.group not in features):
-            self._count(one.group.adapter.fork, last, len(one.x))
-            unit = self._tails.get(one.group.adapter)
-            if unit is None:
-                plain.setdefault(one.group.adapter.fork, []).append(one)
+        features: dict[Group, Tensor] = {}
+        merged: list[tuple[Group, Work]] = []
+        mixed: dict[int, list[Entering]] = {}
+        for group, x in entering:
+            fork = group.adapter.fork
+            self._count(fork, last, len(x))
+            unit = self._tails.get(group.adapter)
+            if fork == last:
+                features[group] = x
+            elif unit is None:
+                mixed.setdefault(fork, []).append((group, x))
             else:
-                merged.append((one, unit))
-        if merged:
-            works = [Work(unit, one.x, weight=last - one.group.adapter.fork) for one, unit in merged]
-            features.update(zip((one.group for one, _ in merged), self._lanes.run(works), strict=True))
-        for fork, ones in plain.items():
-            features.update(_run_mixed(self._lowered, fork, ones))
-            for one in ones:
-                self._tails.want(one.group.adapter)
+                merged.append((group, Work(unit, x, weight=last - fork)))
+        outs = self._lanes.run([work for _, work in merged])
+        features.update(zip((group for group, _ in merged), outs, strict=True))
+        for rows in mixed.values():
+            features.update(self._run_mixed(rows))
         return features
+
+    def _run_mixed(self, rows: Sequence[Entering]) -> dict[Group, Tensor]:
+        for group, _ in rows:
+            self._tails.want(group.adapter)
+        return run_tail(self._lowered, rows)
 
     def _head(self, group: Group, features: Tensor) -> Tensor:
         return run_head(group.adapter.head, self.backbone, features, self.backbone.pool(features))
@@ -153,7 +143,7 @@ class CpuExecutor:
         with torch.inference_mode(mode=False), torch.no_grad():
             tensors = adapter.merged(self.backbone.model)
         unit = self.compiler.compile(range_, Options(self.options.buckets), tensors)
-        expected = self._in_lora_form(adapter)
+        expected = self._trial.features(adapter)
         x = self._probes.at(range_)[:1].contiguous()
         got = torch.empty((1, *unit.row_shape))
         unit.run(x, got)
@@ -161,26 +151,3 @@ class CpuExecutor:
         if not error <= FORMS_AGREE[self.precision]:
             raise ServerError("its merged tail differs from its LoRA form", field="adapter", value=f"{error:.2g}")
         return unit
-
-    @torch.inference_mode()
-    def _in_lora_form(self, adapter: Adapter) -> Tensor:
-        """Features of one random picture, as the adapter makes them without merging."""
-        range_ = SegmentRange(adapter.fork, len(self.backbone.segments), adapter.manifest.preprocessing)
-        x = self._probes.at(range_)[:1]
-        if not len(range_):
-            return x
-        group = Group(adapter, (0,))
-        with self._trying:
-            return _run_mixed(self._twin, adapter.fork, [_Pending(group, x)])[group]
-
-
-def _run_mixed(backbone: Backbone, fork: int, pending: Sequence[_Pending]) -> dict[Group, Tensor]:
-    """All groups of one fork in LoRA form, in one eager pass on `backbone`'s modules."""
-    dtype = next(backbone.model.parameters()).dtype
-    rows: Rows = []
-    for one in pending:
-        x = one.group.adapter.manifest.preprocessing.normalize(one.x) if fork == 0 else one.x
-        rows.append((Span(one.group, one.group.frames), x.to(dtype)))
-    for index in range(fork, len(backbone.segments)):
-        rows = run_segment(backbone.segments[index], index, rows)
-    return {span.group: x.float() for span, x in rows if span.group}

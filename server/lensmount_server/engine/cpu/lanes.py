@@ -40,6 +40,8 @@ class Lanes:
         Raises what the first unit that fails raises, when all lanes are done.
         """
         outs = [torch.empty((len(work.x), *work.unit.row_shape)) for work in works]
+        if not works:
+            return outs
         if len(works) == 1 and len(works[0].x) == 1 and works[0].unit.run_wide(works[0].x, outs[0]):
             return outs
         first, *others = deal(_cut(works, outs, self.count), self.count)
