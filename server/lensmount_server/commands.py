@@ -20,7 +20,7 @@ from lensmount_adapters.backbones import Backbone
 from lensmount_server.app import serve as run_server
 from lensmount_server.config import DEFAULT_ADDRESS, DEFAULT_BACKBONE, ServeConfig, default_data_dir
 from lensmount_server.doctor import examine
-from lensmount_server.engine.settings import DEFAULT_MERGED_MIB, ENGINES, PRECISIONS, EngineSettings
+from lensmount_server.engine.settings import DEFAULT_MERGED_MIB, DEVICES, ENGINES, PRECISIONS, EngineSettings
 from lensmount_server.hotset import HotLimits
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
@@ -47,6 +47,13 @@ def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
             envvar="LENSMOUNT_DATA_DIR",
             show_default="your data folder",
             help="Registry and packages.",
+        ),
+        click.option(
+            "--device",
+            type=click.Choice(DEVICES),
+            default="cpu",
+            show_default=True,
+            help="Where to compute; cuda: the first GPU.",
         ),
         click.option(
             "--engine",
@@ -95,6 +102,7 @@ def _with_config(command: Callable[..., Any]) -> Callable[..., Any]:
         backbone: str,
         weights: Path | None,
         data_dir: Path,
+        device: str,
         engine: str,
         precision: str,
         threads: int,
@@ -102,7 +110,7 @@ def _with_config(command: Callable[..., Any]) -> Callable[..., Any]:
         hot_adapters: int,
         **own: Any,
     ) -> Any:
-        settings = EngineSettings(engine, precision, threads, merged_mib)
+        settings = EngineSettings(engine, precision, threads, merged_mib, device)
         config = ServeConfig(data_dir, address, backbone, weights, settings, HotLimits(hot_adapters))
         return command(config, **own)
 

@@ -76,7 +76,7 @@ def _device() -> Finding:
     cores = len(os.sched_getaffinity(0))
     threads = f"{torch.get_num_threads()} computing threads on {cores} cores"
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    unused = f"; not used yet: {', '.join(gpus)}" if gpus else "; no GPU"
+    unused = f"; with --device cuda: {', '.join(gpus)}" if gpus else "; no GPU"
     return Finding("device", ok=True, detail=f"cpu, {threads}{unused}")
 
 
@@ -92,6 +92,9 @@ def _model(config: ServeConfig) -> Iterator[Finding]:
 
 
 def _engine(config: ServeConfig, backbone: Backbone) -> Finding:
+    if config.engine.device == "cuda":
+        fix = "use --device cpu, or install a GPU's driver and a CUDA build of torch"
+        return Finding("engine", torch.cuda.is_available(), "slots and one kernel on the GPU", fix)
     try:
         table = choose(backbone, config.engine)
     except LensmountError as error:

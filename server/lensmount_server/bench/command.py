@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from dataclasses import asdict
@@ -15,7 +16,9 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from lensmount_server.bench.engine import measure as measure_engine
 from lensmount_server.bench.table import engine_table, plot
 from lensmount_server.bench.timing import Rounds
-from lensmount_server.engine.settings import ENGINES, PRECISIONS, EngineSettings
+from lensmount_server.engine.settings import DEVICES, ENGINES, PRECISIONS, EngineSettings
+
+MERGED_MIB = 4096
 
 
 @click.group()
@@ -31,14 +34,21 @@ def bench() -> None:
 def measuring(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of every bench."""
     options = [
+        click.option("--device", type=click.Choice(DEVICES), default="cpu", show_default=True),
         click.option("--engine", type=click.Choice(ENGINES[:-1]), default="auto", show_default=True),
         click.option("--precision", type=click.Choice(PRECISIONS), default="auto", show_default=True),
         click.option("--threads", type=click.IntRange(0, 1024), default=0, help="Computing threads; 0: one a core."),
         click.option("--json", "as_json", is_flag=True, help="For machines: one JSON object."),
     ]
+
+    @functools.wraps(command)
+    def run(*, device: str, engine: str, precision: str, threads: int, **own: Any) -> Any:
+        return command(EngineSettings(engine, precision, threads, MERGED_MIB, device), **own)
+
+    measured: Callable[..., Any] = run
     for option in reversed(options):
-        command = option(command)
-    return command
+        measured = option(measured)
+    return measured
 
 
 @bench.command()
@@ -47,7 +57,7 @@ def measuring(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--plot", "picture", type=click.Path(path_type=Path, dir_okay=False), help="Draw it: a .png or .svg file."
 )
-def engine(engine: str, precision: str, threads: int, as_json: bool, rounds: int, picture: Path | None) -> None:
+def engine(settings: EngineSettings, as_json: bool, rounds: int, picture: Path | None) -> None:
     """What K tasks cost beside one, and beside what people run today (minutes).
 
     Random weights and pictures of the usual size: speed does not depend on values. The rivals run in their
@@ -55,7 +65,7 @@ def engine(engine: str, precision: str, threads: int, as_json: bool, rounds: int
     a task through the same compiler.
     """
     with _progress() as progress:
-        report = measure_engine(EngineSettings(engine, precision, threads), rounds, _tell(progress, rounds))
+        report = measure_engine(settings, rounds, _tell(progress, rounds))
     if picture:
         plot(report, picture)
     if as_json:

@@ -13,19 +13,18 @@ from torch.utils.flop_counter import FlopCounterMode
 from lensmount_adapters.adapter import Adapter
 from lensmount_adapters.backbones import Backbone
 from lensmount_server.bench import rivals, specimens
+from lensmount_server.bench.bare import Bare, CompiledBare, EagerBare
 from lensmount_server.bench.timing import Rounds, Spread, Timed, in_turns
 from lensmount_server.engine.cpu.eager import DTYPES
 from lensmount_server.engine.cpu.executor import CpuExecutor
-from lensmount_server.engine.cpu.lanes import Lanes
-from lensmount_server.engine.cpu.units import Options, SegmentRange, Unit, Work
-from lensmount_server.engine.opening import choose, cpu_executor
+from lensmount_server.engine.opening import open_executor
 from lensmount_server.engine.plan import plan
+from lensmount_server.engine.runtime import Executor
 from lensmount_server.engine.settings import EngineSettings
 
 FRAMES, TASKS, HEADS, IDLE, RANK, BLOCKS = 8, 4, 8, 64, 16, 4
 TRANSFORMER = "vit_small_patch16_224"
 CONVOLUTIONAL = ("resnet50", "efficientnet_b0")
-MERGED_MIB = 4096
 
 
 @dataclass(frozen=True)
@@ -66,9 +65,9 @@ class Bench:
     """A backbone with its executor and pictures, ready to be measured."""
 
     backbone: Backbone
-    executor: CpuExecutor
+    executor: Executor
     pictures: Tensor
-    cores: int
+    threads: int
 
     def of(self, adapters: Sequence[Adapter], frames: int) -> Timed:
         """Every adapter on every one of the first `frames` pictures."""
@@ -77,7 +76,11 @@ class Bench:
     def of_pairs(self, pairs: Sequence[tuple[int, Adapter]], frames: int) -> Timed:
         """These (frame, adapter) pairs in one pass."""
         (work,) = plan(pairs)
-        return partial(self.executor.run, work, self.pictures[:frames])
+        return self.whole(partial(self.executor.run, work, self.pictures[:frames]))
+
+    def whole(self, run: Timed) -> Timed:
+        """The run to its end: a GPU is waited for."""
+        return _finished(run) if self.backbone.device.type == "cuda" else run
 
 
 Progress = Callable[[str, Rounds], None]
@@ -87,7 +90,7 @@ def measure(settings: EngineSettings, rounds: int, progress: Progress) -> Report
     """Run everything; takes some minutes. `progress` is told after every round."""
     bench = _bench(TRANSFORMER, settings)
     cases = [*_transformer(bench, rounds, progress)]
-    report = partial(Report, TRANSFORMER, bench.executor.name, bench.executor.precision, bench.cores, rounds)
+    report = partial(Report, TRANSFORMER, bench.executor.name, bench.executor.precision, bench.threads, rounds)
     bench.executor.close()
     for name in CONVOLUTIONAL:
         bench = _bench(name, settings)
@@ -98,12 +101,22 @@ def measure(settings: EngineSettings, rounds: int, progress: Progress) -> Report
 
 def _bench(name: str, settings: EngineSettings) -> Bench:
     backbone = specimens.backbone_of(name)
-    table = choose(backbone, settings)
-    cores = torch.get_num_threads()
-    if table is None:
-        raise ValueError("the reference executor is not measured")
-    executor = cpu_executor(backbone, table, cores, MERGED_MIB)
-    return Bench(backbone, executor, specimens.pictures(backbone, FRAMES), cores)
+    executor = open_executor(backbone, settings)
+    return Bench(backbone, executor, specimens.pictures(backbone, FRAMES), torch.get_num_threads())
+
+
+def _bare(bench: Bench) -> Bare:
+    if isinstance(bench.executor, CpuExecutor):
+        return CompiledBare(bench.executor, bench.pictures)
+    return EagerBare(bench.backbone, bench.pictures, DTYPES[bench.executor.precision])
+
+
+def _finished(run: Timed) -> Timed:
+    def finished() -> None:
+        run()
+        torch.cuda.synchronize()
+
+    return finished
 
 
 def _transformer(bench: Bench, rounds: int, progress: Progress) -> Iterator[Case]:
@@ -112,11 +125,12 @@ def _transformer(bench: Bench, rounds: int, progress: Progress) -> Iterator[Case
     deep = _mounted(bench, [_lora(backbone, range(1, blocks + 1), 10 + seed) for seed in range(TASKS)])
     heads = _mounted(bench, [specimens.head_adapter(backbone, 20 + seed) for seed in range(HEADS)])
     _mounted(bench, [specimens.head_adapter(backbone, 100 + seed) for seed in range(IDLE)])
-    bench.executor.settle()
+    _settle(bench)
     scattered = [(frame, deep[frame % TASKS]) for frame in range(FRAMES)]
     peft = rivals.Peft(backbone, tail, DTYPES[bench.executor.precision])
-    x = backbone.preprocessing.normalize(bench.pictures).to(DTYPES[bench.executor.precision])
-    bare = Bare(bench)
+    pictures = bench.pictures.to(backbone.device)
+    x = backbone.preprocessing.normalize(pictures).to(DTYPES[bench.executor.precision])
+    bare = _bare(bench)
     sides: dict[str, Timed] = {
         "one": bench.of(tail[:1], FRAMES),
         "tail": bench.of(tail, FRAMES),
@@ -125,10 +139,10 @@ def _transformer(bench: Bench, rounds: int, progress: Progress) -> Iterator[Case
         "head": bench.of(heads[:1], FRAMES),
         "heads": bench.of(heads, FRAMES),
         "all_blocks": bench.of_pairs(scattered, FRAMES),
-        "bare": partial(bare.run, heads[0]),
-        "separate_merged": partial(bare.merged, tail),
-        "peft_mixed": partial(peft.mixed, x),
-        "peft_set_adapter": partial(peft.one_by_one, x),
+        "bare": bench.whole(partial(bare.base, heads[0])),
+        "separate_merged": bench.whole(partial(bare.merged, tail)),
+        "peft_mixed": bench.whole(partial(peft.mixed, x)),
+        "peft_set_adapter": bench.whole(partial(peft.one_by_one, x)),
         **_timm(bench, heads[0]),
     }
     done = _run(f"{backbone.name}", sides, rounds, progress)
@@ -149,7 +163,7 @@ def _transformer(bench: Bench, rounds: int, progress: Progress) -> Iterator[Case
 def _convolutional(bench: Bench, rounds: int, progress: Progress) -> Iterator[Case]:
     stage = specimens.last_stage(bench.backbone)
     tasks = _mounted(bench, [_lora(bench.backbone, stage, seed) for seed in range(TASKS)])
-    bench.executor.settle()
+    _settle(bench)
     sides = {
         "one": bench.of(tasks[:1], FRAMES),
         "last_stage": bench.of(tasks, FRAMES),
@@ -162,43 +176,6 @@ def _convolutional(bench: Bench, rounds: int, progress: Progress) -> Iterator[Ca
     yield from _vs_timm(bench, done, {1: "one frame", FRAMES: "one"}, goal=0.45)
 
 
-class Bare:
-    """The backbone compiled whole, as if there were no adapters; and one merged model for each of them."""
-
-    def __init__(self, bench: Bench) -> None:
-        self._bench = bench
-        compiler = bench.executor.compiler
-        self._compile = partial(compiler.compile, options=Options(bench.executor.options.buckets))
-        self._whole = SegmentRange(0, len(bench.backbone.segments), bench.backbone.preprocessing)
-        self._unit = self._compile(self._whole)
-        self._lanes = Lanes(compiler.lanes)
-        self._models: dict[str, Unit] = {}
-
-    @torch.inference_mode()
-    def run(self, adapter: Adapter) -> Tensor:
-        """All pictures through the bare backbone and one head."""
-        (features,) = self._lanes.run([Work(self._unit, self._bench.pictures)])
-        logits: Tensor = adapter.head(self._bench.backbone.pool(features))
-        return logits
-
-    @torch.inference_mode()
-    def merged(self, adapters: Sequence[Adapter]) -> list[Tensor]:
-        """All pictures through every adapter's own merged model, side by side on the same lanes."""
-        works = [Work(self._model(adapter), self._bench.pictures) for adapter in adapters]
-        outs = self._lanes.run(works)
-        return [a.head(self._bench.backbone.pool(out)) for a, out in zip(adapters, outs, strict=True)]
-
-    def close(self) -> None:
-        """End the threads."""
-        self._lanes.close()
-
-    def _model(self, adapter: Adapter) -> Unit:
-        if adapter.content_hash not in self._models:
-            tensors = adapter.merged(self._bench.backbone.model)
-            self._models[adapter.content_hash] = self._compile(self._whole, tensors=tensors)
-        return self._models[adapter.content_hash]
-
-
 def _lora(backbone: Backbone, segments: Sequence[int], seed: int) -> Adapter:
     return specimens.lora_adapter(backbone, segments, RANK, seed)
 
@@ -209,11 +186,19 @@ def _mounted(bench: Bench, adapters: list[Adapter]) -> list[Adapter]:
     return adapters
 
 
+def _settle(bench: Bench) -> None:
+    """Wait until every tail that shall be merged is."""
+    if isinstance(bench.executor, CpuExecutor):
+        bench.executor.settle()
+
+
 def _timm(bench: Bench, adapter: Adapter) -> dict[str, Timed]:
     """Timm's own eager model in its best form, for a single frame and for all."""
     sides: dict[str, Timed] = {}
     for frames in (1, FRAMES):
-        name, run = rivals.best_of(rivals.timm_forms(bench.backbone, adapter.head, bench.pictures[:frames]))
+        pictures = bench.pictures[:frames].to(bench.backbone.device)
+        forms = rivals.timm_forms(bench.backbone, adapter.head, pictures)
+        name, run = rivals.best_of({name: bench.whole(run) for name, run in forms.items()})
         sides[f"timm {name}, {frames}"] = run
     return sides
 
@@ -255,7 +240,7 @@ def _ideal(bench: Bench, fork: int, tasks: int) -> float:
     """Operations for `tasks` adapters that fork here, through those for one."""
     trunk, tail = 0, 0
     with torch.inference_mode():
-        x = bench.backbone.preprocessing.normalize(bench.pictures[:1])
+        x = bench.backbone.preprocessing.normalize(bench.pictures[:1].to(bench.backbone.device))
         for index, segment in enumerate(bench.backbone.segments):
             counter = FlopCounterMode(display=False)
             with counter:

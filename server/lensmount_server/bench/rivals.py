@@ -56,7 +56,7 @@ class Peft:
             self._model.add_adapter(name, config())
         for name, adapter in zip(self._names, adapters, strict=True):
             self._fill(name, adapter)
-        self._model.eval().to(dtype)
+        self._model.eval().to(backbone.device, dtype)
 
     @torch.inference_mode()
     def mixed(self, x: Tensor) -> list[Tensor]:

@@ -97,7 +97,8 @@ def _adapter(
     head = build_head(HeadSpec(), backbone, LABELS).eval().requires_grad_(requires_grad=False)
     for parameter in head.parameters():
         parameter.copy_(_random(tuple(parameter.shape), random))
-    return Adapter(manifest, hashlib.sha256(task.encode()).hexdigest(), fork, lora, {}, head)
+    content_hash = hashlib.sha256(task.encode()).hexdigest()
+    return Adapter(manifest, content_hash, fork, lora, {}, head).to(backbone.device)
 
 
 def _random(shape: tuple[int, ...], random: torch.Generator) -> Tensor:

@@ -6,12 +6,14 @@ import os
 
 import torch
 
+from lensmount.errors import UnavailableError
 from lensmount_adapters.backbones import Backbone
 from lensmount_server.engine.cpu.compilers import make_compiler
 from lensmount_server.engine.cpu.costs import CostTable, cost_table
 from lensmount_server.engine.cpu.executor import CpuExecutor
 from lensmount_server.engine.cpu.units import Options
-from lensmount_server.engine.runtime import Engine
+from lensmount_server.engine.reference import ReferenceExecutor
+from lensmount_server.engine.runtime import Engine, Executor
 from lensmount_server.engine.settings import EngineSettings
 
 
@@ -20,10 +22,17 @@ def open_engine(backbone: Backbone, settings: EngineSettings) -> Engine:
 
     Raises LensmountError for an engine that is not installed or can not run this backbone.
     """
+    return Engine(backbone, open_executor(backbone, settings))
+
+
+def open_executor(backbone: Backbone, settings: EngineSettings) -> Executor:
+    """The executor for a backbone; see `open_engine`."""
+    if settings.device == "cuda":
+        return open_cuda(backbone, settings.precision)
     table = choose(backbone, settings)
     if table is None:
-        return Engine(backbone)
-    return Engine(backbone, cpu_executor(backbone, table, _cores(settings), settings.merged_mib))
+        return ReferenceExecutor(backbone)
+    return cpu_executor(backbone, table, _cores(settings), settings.merged_mib)
 
 
 def choose(backbone: Backbone, settings: EngineSettings) -> CostTable | None:
@@ -35,6 +44,16 @@ def choose(backbone: Backbone, settings: EngineSettings) -> CostTable | None:
     if settings.engine == "reference":
         return None
     return cost_table(backbone, settings.engine, settings.precision, _cores(settings))
+
+
+def open_cuda(backbone: Backbone, precision: str) -> Executor:
+    """Move the backbone to the GPU and make its executor; raises UnavailableError where there is none."""
+    if not torch.cuda.is_available():
+        fix = "serve with --device cpu, or install a GPU's driver and a CUDA build of torch"
+        raise UnavailableError("torch finds no GPU", field="device", value="cuda", fix=fix)
+    from lensmount_server.engine.cuda.opening import cuda_executor  # noqa: PLC0415 - brings Triton's compiler with it
+
+    return cuda_executor(backbone, precision)
 
 
 def cpu_executor(backbone: Backbone, table: CostTable, cores: int, merged_mib: int) -> CpuExecutor:

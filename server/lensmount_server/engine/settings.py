@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+DEVICES = ("cpu", "cuda")
 ENGINES = ("auto", "openvino", "torch", "reference")
 PRECISIONS = ("auto", "fp32", "bf16")
 DEFAULT_MERGED_MIB = 1024
@@ -13,6 +14,7 @@ DEFAULT_MERGED_MIB = 1024
 class EngineSettings:
     """What computes and in which precision ("auto": what is fastest here), on how many cores (0: all of them).
 
+    `device` "cuda" computes on the first GPU; `engine` is a matter of CPUs and "auto" there.
     `merged_mib` is the memory, in MiB, that merged tails may take; 0 keeps every adapter in LoRA form.
     """
 
@@ -20,3 +22,4 @@ class EngineSettings:
     precision: str = "auto"
     threads: int = 0
     merged_mib: int = DEFAULT_MERGED_MIB
+    device: str = "cpu"

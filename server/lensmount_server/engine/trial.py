@@ -44,7 +44,7 @@ class Trial:
     def features(self, adapter: Adapter) -> Tensor:
         """What the adapter's segments make of the random picture, float32."""
         range_ = SegmentRange(adapter.fork, len(self._backbone.segments), adapter.manifest.preprocessing)
-        x = self._probes.at(range_)[:1].to(self._backbone.device)
+        x = self._probes.at(range_)[:1]
         if not len(range_):
             return x
         group = Group(adapter, (0,))

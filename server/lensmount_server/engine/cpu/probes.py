@@ -39,6 +39,7 @@ class Probes:
                 generator = torch.Generator().manual_seed(0)
                 shape = (PROBE_ROWS, 3, preprocessing.height, preprocessing.width)
                 pictures = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+                pictures = pictures.to(self._backbone.device)
                 borders = _borders(self._backbone, preprocessing.normalize(pictures))
                 self._known[preprocessing] = [pictures, *borders]
         return self._known[preprocessing]

@@ -28,6 +28,7 @@ from lensmount_server.engine.cuda.slots import Slots
 from lensmount_server.engine.cuda.tiles import NO_SLOT, Run, Runs, runs_of
 from lensmount_server.engine.cuda.transfer import Transfer
 from lensmount_server.engine.plan import Pass
+from lensmount_server.engine.trial import Trial
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +53,8 @@ class CudaExecutor:
     On the CPU it runs with TRITON_INTERPRET=1 only, to be tested; raises IncompatibleError otherwise.
     """
 
+    name = "cuda"
+
     def __init__(self, backbone: Backbone, precision: Precision = "fp32", slots: int = 32) -> None:
         device = backbone.device
         if device.type != "cuda" and not INTERPRETED:
@@ -64,9 +67,20 @@ class CudaExecutor:
             forbid_tf32()
         self.segment_rows = [0] * len(backbone.segments)
         self._own = in_precision(backbone, precision)
+        self._trial = Trial(backbone, self._own)
         self.slots = Slots(self._own.model, slots, DTYPES[precision])
         self._trunk = TrunkGraphs(self._eager_trunk, CudaCapture()).run if self._on_gpu else self._eager_trunk
         self._send = Transfer(device).send if self._on_gpu else torch.Tensor.cpu
+
+    def mount(self, adapter: Adapter) -> None:
+        """Try the adapter; it takes a slot with its first row. Raises IncompatibleError."""
+        self._trial.check(adapter)
+
+    def unmount(self, content_hash: str) -> None:
+        """Nothing: its slot is found by content, so it can not go stale, and is reused when it is the oldest."""
+
+    def close(self) -> None:
+        """There are no threads."""
 
     def stage(self, pictures: Tensor) -> Tensor:
         """Start copying a pass's pictures to the device while the pass before it runs; give `run` the result."""
