@@ -1,9 +1,9 @@
 """The bounded queue in front of the engine: who may wait, who goes next, and for whom it is too late.
 
-*Who may wait.* A ticket whose deadline can not be kept, by the estimate of what is before it and of
-its own batch, is refused when it comes. Where the queue is full, the source with the most tickets
-in it gives one up (longest queue drop; Suter, Lakshman, Stiliadis, Choudhury, INFOCOM 1998), its
-last: a source that floods pushes out itself.
+*Who may wait.* A ticket whose deadline can not be kept is refused when it comes: by the estimate
+of what is before it, of its own batch, and of what became of its source's earlier ones. Where
+the queue is full, the source with the most tickets in it gives up its last (longest queue drop;
+Suter, Lakshman, Stiliadis, Choudhury, INFOCOM 1998): a source that floods pushes out itself.
 
 *Who goes next.* The highest priority, and within one the discipline of `level`. One frame in
 `SHARE` goes to the lower priorities while they wait, in turn: with n lower ones waiting, each
@@ -28,6 +28,7 @@ from itertools import count
 from math import inf
 
 from lensmount_server.scheduling.costs import Costs
+from lensmount_server.scheduling.foresight import Foresight
 from lensmount_server.scheduling.level import Entry, Level, Turn
 from lensmount_server.scheduling.tickets import Batch, Reason, Refusal, Ticket
 
@@ -50,6 +51,7 @@ class Queue:
         self._max_batch = max_batch
         self._levels: dict[int, Level] = {}
         self._entries: dict[Ticket, Entry] = {}
+        self._foresight = Foresight()
         self._numbers = count()
         self._latest_starts: list[tuple[float, int, Ticket]] = []
         self._served = 0
@@ -66,9 +68,12 @@ class Queue:
         if ticket.deadline_s is None:
             return None
         expected_s = self._expected_s(ticket, now_s)
-        if expected_s <= ticket.deadline_s or (ticket.deadline_s > now_s and self._may_probe(now_s)):
+        likely_s = self._foresight.likely_s(ticket, now_s, expected_s)
+        if likely_s <= ticket.deadline_s or (now_s < ticket.deadline_s and self._may_probe(now_s)):
             return None
-        return self._refusal(ticket, Reason.LATE, now_s, expected_s)
+        if expected_s <= ticket.deadline_s:
+            self._foresight.doubt(ticket)
+        return self._refusal(ticket, Reason.LATE, now_s, likely_s)
 
     def admit(self, ticket: Ticket, now_s: float) -> Refusal | None:
         """Let a ticket wait; the one that is refused for it, if any: itself, or one that it pushes out."""
@@ -81,6 +86,8 @@ class Queue:
                 return refusal
         if self._may_probe(now_s):
             self._probe = ticket
+        if ticket.deadline_s is not None:
+            self._foresight.note(ticket, now_s, self._expected_s(ticket, now_s))
         self._add(ticket)
         return refusal
 
@@ -103,9 +110,11 @@ class Queue:
             if done_s > tightest:
                 break
             if done_s > deadline and ticket is not self._probe:
+                self._foresight.learn(ticket, done_s)
                 self._take_from(turn, ticket)
                 refused.append(self._refusal(ticket, Reason.LATE, now_s, done_s))
                 continue
+            self._foresight.learn(ticket, done_s)
             self._serve(turn, ticket)
             batch.append(ticket)
             rows += ticket.rows
@@ -127,7 +136,7 @@ class Queue:
         if level is None:
             level = self._levels[ticket.priority] = Level(ticket.priority)
             level.last_served = self._served
-        level.add(entry)
+        level.add(entry, self._lead_s())
         self._entries[ticket] = entry
         if ticket.deadline_s is not None:
             self._watch(entry)
@@ -139,6 +148,7 @@ class Queue:
 
     def _forget(self, level: Level, ticket: Ticket) -> None:
         del self._entries[ticket]
+        self._foresight.forget(ticket)
         if not level.frames:
             del self._levels[level.priority]
 
@@ -149,7 +159,7 @@ class Queue:
         if lower and self._since_share >= SHARE - 1:
             level = min(lower, key=lambda level: (level.last_served, -level.priority))
         if level.priority not in turns:
-            turns[level.priority] = Turn(level, LEAD_FRAMES * self._charge_s(1))
+            turns[level.priority] = Turn(level, self._lead_s())
         return turns[level.priority]
 
     def _serve(self, turn: Turn, ticket: Ticket) -> None:
@@ -163,6 +173,9 @@ class Queue:
         turn.remove(charge_s)
         self._forget(turn.level, ticket)
 
+    def _lead_s(self) -> float:
+        return LEAD_FRAMES * self._charge_s(1)
+
     def _charge_s(self, rows: int) -> float:
         return max(self.costs.batch_s(1, rows), _LEAST_CHARGE_S)
 
@@ -174,13 +187,26 @@ class Queue:
                 frames, rows = frames + level.frames, rows + level.rows
             elif priority == ticket.priority:
                 charge_s = self._charge_s(ticket.rows)
-                ahead = level.ahead(ticket, charge_s, LEAD_FRAMES * self._charge_s(1))
+                ahead = level.ahead(ticket, charge_s, self._lead_s())
                 frames, rows = frames + ahead, rows + ahead * level.rows / level.frames
         batches, rest = divmod(int(frames), self._max_batch)
         each = rows / frames if frames else 0.0
         full_s = self.costs.batch_s(self._max_batch, round(self._max_batch * each)) if batches else 0.0
-        own_s = self.costs.batch_s(rest + 1, round(rest * each) + ticket.rows)
+        size = max(rest + 1, self._likely(ticket, each, now_s))
+        own_s = self.costs.batch_s(size, round((size - 1) * each) + ticket.rows)
         return max(now_s, self._busy_until_s) + batches * full_s + own_s
+
+    def _likely(self, ticket: Ticket, each: float, now_s: float) -> int:
+        """How many frames will run with a ticket: those that wait, as far as two such batches fit into its time.
+
+        (Nexus, Shen et al., SOSP 2019, section 4.1.) Without room for company the deadlines
+        of an overloaded engine would cut its batches down, and with them what it can do.
+        """
+        size = min(self._max_batch, len(self._entries) + 1)
+        left_s = (ticket.deadline_s or inf) - now_s
+        while size > 1 and 2 * self.costs.batch_s(size, round((size - 1) * each) + ticket.rows) > left_s:
+            size -= 1
+        return size
 
     def _may_probe(self, now_s: float) -> bool:
         idle = not self._entries and self._busy_until_s == -inf
@@ -218,6 +244,7 @@ class Queue:
             if expected_s <= entry[0]:
                 self._watch(entry, start_s)
                 continue
+            self._foresight.learn(ticket, expected_s)
             self._remove(entry)
             refused.append(self._refusal(ticket, Reason.LATE, now_s, expected_s))
         return refused
