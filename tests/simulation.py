@@ -91,7 +91,7 @@ class Run:
         fate = self.fates[ticket.source]
         fate.refused_at_once += at_once
         fate.handed_back += not at_once
-        fate.too_late += ticket.deadline_s is not None and now_s > ticket.deadline_s
+        fate.too_late += ticket.deadline_s is not None and ticket.arrived_s <= ticket.deadline_s < now_s
 
     def answer(self, ticket: Ticket, started_s: float, now_s: float) -> None:
         self.open.remove(ticket)

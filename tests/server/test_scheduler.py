@@ -22,11 +22,11 @@ from lensmount.errors import (
     TooLargeError,
     UnavailableError,
 )
-from lensmount_server import scheduler as module
 from lensmount_server.engine.runtime import Engine, Job
 from lensmount_server.frames import Answer, Frame, VersionId, Want
 from lensmount_server.mounts import Mounted, Mounts
-from lensmount_server.scheduler import MAX_BATCH, Scheduler
+from lensmount_server.scheduler import Scheduler
+from lensmount_server.scheduling import MAX_BATCH
 from serving import CLOSE, PATIENCE_S, Kit, Version, eventually
 
 LIVE = (Want("defect"),)
@@ -252,8 +252,8 @@ async def test_close_finishes_the_batch_under_way_and_refuses_the_rest(desk: Des
         await desk.scheduler.answer(frame(1), LIVE)
 
 
-async def test_the_queue_is_bounded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_WAITING", 3)
+async def test_the_queue_is_bounded(desk: Desk) -> None:
+    desk.scheduler._queue.limit = 3
     first = await desk.busy()
     rest = await desk.queue(1, 2, 3)
     with pytest.raises(TooLargeError, match="wait for the engine"):
