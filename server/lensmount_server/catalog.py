@@ -24,6 +24,7 @@ from lensmount_server.gate import Check, golden_check, inspect
 from lensmount_server.mounts import Mounted, Mounts
 from lensmount_server.registry import Record, Registry
 from lensmount_server.scheduler import Scheduler
+from lensmount_server.scheduling import ANY_TIME, Terms
 
 log = logging.getLogger(__name__)
 
@@ -96,10 +97,13 @@ class Catalog:
         """
         return [await self._pinned(want) if want.version else self._mounts.resolve(want) for want in wants]
 
-    async def answer(self, frame: Frame, wants: Sequence[Want]) -> list[Answer]:
-        """One answer per want, in order; raises NotFoundError for a task that is not live."""
+    async def answer(self, frame: Frame, wants: Sequence[Want], terms: Terms = ANY_TIME) -> list[Answer]:
+        """One answer per want, in order.
+
+        Raises NotFoundError for a task that is not live, and what the scheduler raises.
+        """
         held = await self.ensure(wants)
-        answers = await self._scheduler.answer(frame, wants)
+        answers = await self._scheduler.answer(frame, wants, terms)
         del held
         return answers
 

@@ -26,6 +26,7 @@ from lensmount_server.engine.runtime import Engine, Job
 from lensmount_server.frames import Answer, Frame, VersionId, Want
 from lensmount_server.mounts import Mounted, Mounts
 from lensmount_server.scheduling import (
+    ANY_TIME,
     MAX_BATCH,
     MAX_WAITING,
     Batch,
@@ -38,8 +39,6 @@ from lensmount_server.scheduling import (
 )
 
 Prepared = Mapping[Preprocessing, Tensor]
-
-ANY_TIME = Terms()
 
 
 @dataclass(frozen=True, eq=False)

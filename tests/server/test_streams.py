@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from answers import Echo, answer_for
 from lensmount.errors import DeadlineError, LensmountError, NotFoundError, ServerError, UnavailableError
 from lensmount_server.frames import Answer, Frame, Want
+from lensmount_server.scheduling import Terms
 from lensmount_server.streams import Account, DropPolicy, Drops, Mailbox, Stream, StreamResult
 
 PIXELS = np.zeros((2, 2, 3), np.uint8)
@@ -31,7 +32,8 @@ class Scripted:
     def __init__(self, fates: Sequence[tuple[Fate, int]]) -> None:
         self.fates = fates
 
-    async def answer(self, frame: Frame, wants: Sequence[Want]) -> list[Answer]:
+    async def answer(self, frame: Frame, wants: Sequence[Want], terms: Terms) -> list[Answer]:
+        del terms
         fate, turns = self.fates[frame.index]
         for _ in range(turns):
             await asyncio.sleep(0)
@@ -129,7 +131,8 @@ def test_the_check_notices_an_account_that_forgets() -> None:
 
 async def test_results_come_in_frame_order_though_answers_do_not() -> None:
     class Backwards:
-        async def answer(self, frame: Frame, wants: Sequence[Want]) -> list[Answer]:
+        async def answer(self, frame: Frame, wants: Sequence[Want], terms: Terms) -> list[Answer]:
+            del terms
             await asyncio.sleep(0.02 * (4 - frame.index % 4))
             return [answer_for(want) for want in wants]
 
@@ -198,8 +201,8 @@ async def test_which_errors_end_a_stream(error: LensmountError, tolerant: bool, 
 
 async def test_a_defect_in_the_answerer_is_not_swallowed() -> None:
     class Broken:
-        async def answer(self, frame: Frame, wants: Sequence[Want]) -> list[Answer]:
-            raise ZeroDivisionError(frame, wants)
+        async def answer(self, frame: Frame, wants: Sequence[Want], terms: Terms) -> list[Answer]:
+            raise ZeroDivisionError(frame, wants, terms)
 
     stream = Stream("s", filled(2), Broken(), WANTS, tolerant=True)
     with pytest.raises(ZeroDivisionError):
@@ -209,8 +212,8 @@ async def test_a_defect_in_the_answerer_is_not_swallowed() -> None:
 
 async def test_an_answerer_that_is_stopping_cancels() -> None:
     class Stopping:
-        async def answer(self, frame: Frame, wants: Sequence[Want]) -> list[Answer]:
-            raise asyncio.CancelledError(frame, wants)
+        async def answer(self, frame: Frame, wants: Sequence[Want], terms: Terms) -> list[Answer]:
+            raise asyncio.CancelledError(frame, wants, terms)
 
     with pytest.raises(UnavailableError):
         await collect(Stream("s", filled(1), Stopping(), WANTS))

@@ -4,9 +4,10 @@ from lensmount_server.scheduling.costs import Costs, LearnedCosts
 from lensmount_server.scheduling.overhead import Overhead, measure_overhead
 from lensmount_server.scheduling.queue import MAX_BATCH, MAX_WAITING, Queue
 from lensmount_server.scheduling.rates import StreamClock, Turns
-from lensmount_server.scheduling.tickets import Batch, Reason, Refusal, Terms, Ticket
+from lensmount_server.scheduling.tickets import ANY_TIME, Batch, Reason, Refusal, Terms, Ticket
 
 __all__ = [
+    "ANY_TIME",
     "MAX_BATCH",
     "MAX_WAITING",
     "Batch",

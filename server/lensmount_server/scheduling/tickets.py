@@ -21,6 +21,9 @@ class Terms:
     deadline_s: float | None = None
 
 
+ANY_TIME = Terms()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Ticket:
     """A frame that waits, and the number of rows (tasks) that it wants; each ticket is its own key.
