@@ -53,6 +53,16 @@ def check_modest(run: Run, names: Iterable[str]) -> None:
         assert run.fates[name].answered >= 0.99 * run.fates[name].submitted, name
 
 
+def check_at_once(run: Run) -> None:
+    """What is refused is refused at the door, nearly always."""
+    assert run.all.refused_at_once > 0.9 * run.all.refused
+
+
+def check_waits(run: Run, name: str, most_s: float) -> None:
+    """Nothing of this source waits longer."""
+    assert run.fates[name].longest_s < most_s
+
+
 def check_useful(run: Run, goodput: float) -> None:
     """An overloaded engine still does so much of what it can, in time."""
     assert run.all.answered >= goodput * CAPACITY * run.ended_s
@@ -66,9 +76,9 @@ def check_all(run: Run) -> None:
 
 def test_what_can_be_kept_is_kept() -> None:
     cameras = [Camera(f"line-{number}", 25, 0.15) for number in range(4)]
-    run = play(cameras, 600, noisy(COST, 1))
+    run = play(cameras, 300, noisy(COST, 1))
     check_all(run)
-    assert run.all.answered == run.all.submitted == 60_000
+    assert run.all.answered == run.all.submitted == 30_000
 
 
 def test_a_lone_frame_never_waits_for_company() -> None:
@@ -79,21 +89,21 @@ def test_a_lone_frame_never_waits_for_company() -> None:
 
 @pytest.mark.parametrize("deadline_s", [0.15, 0.4, None])
 def test_equal_cameras_share_an_overloaded_engine_equally(deadline_s: float | None) -> None:
-    run = play([Camera(f"line-{number}", 25, deadline_s) for number in range(12)], 300, noisy(COST, 2))
+    run = play([Camera(f"line-{number}", 25, deadline_s) for number in range(12)], 120, noisy(COST, 2))
     check_all(run)
     check_equal(run)
     check_useful(run, 0.9)
 
 
 def test_most_of_what_can_not_be_kept_is_refused_at_once() -> None:
-    run = play([Camera(f"line-{number}", 25, 0.15) for number in range(12)], 300, noisy(COST, 3))
+    run = play([Camera(f"line-{number}", 25, 0.15) for number in range(12)], 120, noisy(COST, 3))
     assert run.all.refused > 0.4 * run.all.submitted
-    assert run.all.refused_at_once > 0.9 * run.all.refused
+    check_at_once(run)
 
 
 def test_cameras_with_different_deadlines_share_equally_too() -> None:
     cameras = [Camera(f"line-{number}", 25, 0.05 + 0.05 * (number % 4)) for number in range(12)]
-    run = play(cameras, 300, noisy(COST, 4))
+    run = play(cameras, 120, noisy(COST, 4))
     check_all(run)
     check_equal(run)
 
@@ -109,7 +119,7 @@ FLOODS = {
 @pytest.mark.parametrize("deadline_s", [0.3, None])
 def test_a_flood_does_not_push_others_out(name: str, deadline_s: float | None) -> None:
     modest = [Camera(f"line-{number}", 10, deadline_s) for number in range(4)]
-    run = play([FLOODS[name], *modest], 120, noisy(COST, 5))
+    run = play([FLOODS[name], *modest], 60, noisy(COST, 5))
     check_all(run)
     check_modest(run, (camera.name for camera in modest))
     assert run.fates["flood"].answered > 0
@@ -123,7 +133,7 @@ def test_a_higher_priority_goes_first_and_a_lower_one_gets_its_share() -> None:
     check_deadlines(run)
     shares = [run.fates[camera.name].answered / run.frames for camera in low]
     assert all(share > 0.95 / SHARE / len(low) for share in shares)
-    assert sum(shares) < 1.2 / SHARE
+    assert sum(shares) < 2 / SHARE
     check_equal_among(run, high)
 
 
@@ -133,7 +143,7 @@ def check_equal_among(run: Run, cameras: Iterable[Camera]) -> None:
 
 def test_a_higher_priority_loses_nothing_to_a_lower_flood() -> None:
     high = [Camera(f"high-{number}", 10, 0.2, priority=1) for number in range(4)]
-    run = play([Camera("flood", 1000), *high], 120, noisy(COST, 7))
+    run = play([Camera("flood", 1000), *high], 60, noisy(COST, 7))
     check_all(run)
     check_modest(run, (camera.name for camera in high))
 
@@ -183,7 +193,7 @@ def wild(seconds: float, seed: int) -> Iterator[Ticket]:
 @pytest.mark.parametrize("seed", range(3))
 def test_wild_traffic_is_accounted_for(seed: int) -> None:
     costs = LearnedCosts()
-    run = simulate(Queue(costs, limit=200), wild(600, seed), noisy(steady(0.004, 0.004, 0.002), seed), costs)
+    run = simulate(Queue(costs, limit=200), wild(300, seed), noisy(steady(0.004, 0.004, 0.002), seed), costs)
     check_account(run)
     check_deadlines(run)
     check_bound(run, 200)
@@ -205,24 +215,28 @@ def test_a_full_queue_takes_from_the_longest() -> None:
     assert len(queue) == 10
 
 
-def million() -> Iterator[Ticket]:
-    """2.5 hours at 112 requests a second on average, of which the engine can do some more than the half."""
+def check_factory(seconds: float) -> Run:
+    """112 requests a second of three kinds, of which the engine can do most; for so long."""
+    lines = [Camera(f"line-{number}", 15, 0.2) for number in range(4)]
     cameras = [
-        *(Camera(f"line-{number}", 15, 0.2) for number in range(4)),
+        *lines,
         *(Camera(f"yard-{number}", 5, 0.5, priority=-1, rows=2) for number in range(4)),
         *(Camera(f"archive-{number}", 8, priority=-5) for number in range(4)),
     ]
-    return together(cameras, 9000)
-
-
-def test_a_million_requests() -> None:
-    costs = LearnedCosts()
-    run = simulate(Queue(costs), million(), noisy(COST, 9), costs)
-    assert run.all.submitted == 1_008_000
+    run = play(cameras, seconds, noisy(steady(0.004, 0.009), 9))
     check_all(run)
-    check_modest(run, (f"line-{number}" for number in range(4)))
-    for name, fate in run.fates.items():
-        assert fate.answered > 0.05 * fate.submitted, name
+    check_modest(run, (camera.name for camera in lines))
+    assert all(fate.answered > 0.05 * fate.submitted for fate in run.fates.values())
+    return run
+
+
+def test_a_quarter_of_an_hour_of_a_factory() -> None:
+    assert check_factory(900).all.refused > 0
+
+
+@pytest.mark.slow
+def test_a_million_requests() -> None:
+    assert check_factory(9000).all.submitted == 1_008_000
 
 
 # Negative controls: each of these queues is wrong in one way, and a check says so.
@@ -292,11 +306,12 @@ class Blind(Queue):
         return ()
 
 
-class Greedy(Queue):
-    """Admits whatever comes, and serves it whether it is in time or not."""
+class Doorless(Queue):
+    """Lets everybody in, and hands back what has become too late."""
 
-    def admit(self, ticket: Ticket, now_s: float) -> Refusal | None:
-        return super().admit(Ticket(ticket.source, ticket.rows, ticket.priority, None, ticket.arrived_s), now_s)
+    def late(self, ticket: Ticket, now_s: float) -> Refusal | None:
+        del ticket, now_s
+        return None
 
 
 OVERLOAD = [Camera(f"line-{number}", 25, 0.15) for number in range(12)]
@@ -315,11 +330,16 @@ def test_a_queue_without_a_bound_is_caught() -> None:
         check_bound(play([Camera("flood", 1000)], 10, make=oldest))
 
 
-def test_a_queue_that_takes_the_newest_is_caught() -> None:
-    run = play([Camera("flood", 200), Camera("line-1", 10)], 30, make=newest)
-    assert run.all.longest_s > 5
+def test_a_queue_without_a_door_is_caught() -> None:
     with pytest.raises(AssertionError):
-        check_bound(run, 500)
+        check_at_once(play(OVERLOAD, 30, make=Doorless))
+
+
+def test_a_queue_that_takes_the_newest_is_caught() -> None:
+    cameras = [Camera("flood", 200), Camera("line-1", 10)]
+    check_waits(play(cameras, 30), "line-1", 0.5)
+    with pytest.raises(AssertionError):
+        check_waits(play(cameras, 30, make=newest), "line-1", 0.5)
 
 
 def test_a_queue_in_which_a_flood_wins_is_caught() -> None:
@@ -330,10 +350,10 @@ def test_a_queue_in_which_a_flood_wins_is_caught() -> None:
 
 
 def test_a_queue_that_starves_is_caught() -> None:
-    high, low = Camera("high", 200, priority=1), Camera("low", 10)
-    run = play([high, low], 60, make=strict)
-    ours = play([high, low], 60)
-    assert run.fates["low"].longest_s > 10 * ours.fates["low"].longest_s
+    cameras = [Camera("high", 200, priority=1), Camera("low", 5)]
+    check_waits(play(cameras, 30), "low", 2)
+    with pytest.raises(AssertionError):
+        check_waits(play(cameras, 30, make=strict), "low", 2)
 
 
 def test_a_queue_that_loses_tickets_is_caught() -> None:
