@@ -203,7 +203,7 @@ class Queue:
         of an overloaded engine would cut its batches down, and with them what it can do.
         """
         size = min(self._max_batch, len(self._entries) + 1)
-        left_s = (ticket.deadline_s or inf) - now_s
+        left_s = inf if ticket.deadline_s is None else ticket.deadline_s - now_s
         while size > 1 and 2 * self.costs.batch_s(size, round((size - 1) * each) + ticket.rows) > left_s:
             size -= 1
         return size
