@@ -164,7 +164,7 @@ def test_terms_that_can_not_be_are_refused_here(double: WireDouble, client: Clie
 def test_the_time_for_a_picture_is_told(double: WireDouble, client: Client) -> None:
     script(double, "Infer", inference_pb2.InferResponse())
     client.infer(b"jpeg", "defect", timeout=500)
-    assert 400 < (double.time_limits["Infer"] or 0) <= 500
+    assert 400 < (double.time_limits["Infer"] or 0) < 600
 
 
 def test_an_unknown_policy_names_the_known(client: Client) -> None:
