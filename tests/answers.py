@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from lensmount.errors import LensmountError
 from lensmount_server.frames import Answer, Frame, VersionId, Want
+from lensmount_server.scheduling import Terms
 
 
 def answer_for(want: Want, version: int = 1) -> Answer:
@@ -23,8 +24,10 @@ class Echo:
         self.asking = 0
         self.most_asking = 0
         self.seen: list[int] = []
+        self.terms: set[Terms] = set()
 
-    async def answer(self, frame: Frame, wants: Sequence[Want]) -> list[Answer]:
+    async def answer(self, frame: Frame, wants: Sequence[Want], terms: Terms) -> list[Answer]:
+        self.terms.add(terms)
         self.asking += 1
         self.most_asking = max(self.most_asking, self.asking)
         self.seen.append(frame.index)

@@ -56,11 +56,17 @@ class AsyncClient:
         if self._open_channel is not None:
             await self._open_channel.close()
 
-    async def infer(self, image: Picture, tasks: Tasks) -> list[results.Result]:
+    async def infer(
+        self,
+        image: Picture,
+        tasks: Tasks,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - a gRPC deadline, which the server is told
+    ) -> list[results.Result]:
         """One picture, one result per task in the order asked."""
-        return await self._unary(await asyncio.to_thread(calls.infer, image, tasks))
+        return await self._unary(await asyncio.to_thread(calls.infer, image, tasks), limit_s=timeout)
 
-    def stream(
+    def stream(  # noqa: PLR0913 - everything that can be said of a stream, by keyword
         self,
         frames_or_path: str | os.PathLike[str] | Iterable[Item] | AsyncIterable[Item],
         tasks: Tasks,
@@ -70,12 +76,21 @@ class AsyncClient:
         realtime: bool = False,
         with_jpeg: bool = False,
         fps: float = 25.0,
+        deadline_ms: int = 0,
+        priority: int = 0,
     ) -> AsyncStream:
         """Push a video; iterate over the `AsyncStream` for its results.
 
         The iterable may also be an asynchronous one; any other is read in worker threads.
         """
-        config = stream_config(tasks, name=name, drop_policy=drop_policy, with_jpeg=with_jpeg)
+        config = stream_config(
+            tasks,
+            name=name,
+            drop_policy=drop_policy,
+            with_jpeg=with_jpeg,
+            deadline_ms=deadline_ms,
+            priority=priority,
+        )
         packer = Packer(config, fps)
         video = frames_or_path if isinstance(frames_or_path, AsyncIterable) else in_thread(items(frames_or_path, fps))
         return AsyncStream(self._open_stream, video, packer, realtime=realtime, address=self.address)
@@ -119,11 +134,22 @@ class AsyncClient:
         """Point an alias back at the version before."""
         return await self._unary(calls.rollback(task, alias))
 
-    async def add_source(
-        self, name: str, url: str, tasks: Tasks, *, loop: bool = False, drop_policy: str = "newest"
+    async def add_source(  # the fields of a source
+        self,
+        name: str,
+        url: str,
+        tasks: Tasks,
+        *,
+        loop: bool = False,
+        drop_policy: str = "newest",
+        deadline_ms: int = 0,
+        priority: int = 0,
     ) -> results.Source:
         """Have the server pull a video: rtsp://…, rtsps://… or the path of a file on the server."""
-        return await self._unary(calls.add_source(name, url, tasks, loop=loop, drop_policy=drop_policy))
+        call = calls.add_source(
+            name, url, tasks, loop=loop, drop_policy=drop_policy, deadline_ms=deadline_ms, priority=priority
+        )
+        return await self._unary(call)
 
     async def remove_source(self, name: str) -> None:
         """Stop pulling a source and forget it."""

@@ -16,6 +16,7 @@ from lensmount import convert, results
 from lensmount.errors import InvalidInputError, UnavailableError
 from lensmount.pictures import Picture, infer_request
 from lensmount.tasks import TaskRef, Tasks, task_ref, task_refs
+from lensmount.terms import deadline_number, priority_number, rate_number
 from lensmount.v1 import adapters_pb2, common_pb2, inference_pb2, sources_pb2
 
 MessageT = TypeVar("MessageT", bound=Message)
@@ -93,10 +94,18 @@ def rollback(task: str, alias: str) -> Unary[results.AliasChange]:
     return Unary(_ADAPTERS + "Rollback", request, parser(adapters_pb2.SetAliasResponse, convert.alias_change))
 
 
-def add_source(name: str, url: str, tasks: Tasks, *, loop: bool, drop_policy: str) -> Unary[results.Source]:
+def add_source(  # the fields of a source
+    name: str, url: str, tasks: Tasks, *, loop: bool, drop_policy: str, deadline_ms: int, priority: int
+) -> Unary[results.Source]:
     """`AddSource`."""
     config = sources_pb2.SourceConfig(
-        name=name, url=url, tasks=wire_task_refs(tasks), loop=loop, drop_policy=wire_policy(drop_policy)
+        name=name,
+        url=url,
+        tasks=wire_task_refs(tasks),
+        loop=loop,
+        drop_policy=wire_policy(drop_policy),
+        deadline_ms=deadline_number(deadline_ms),
+        priority=priority_number(priority),
     )
     request = sources_pb2.AddSourceRequest(source=config)
     return Unary(_SOURCES + "AddSource", request, parser(sources_pb2.Source, convert.source))
@@ -143,7 +152,8 @@ def not_ready(address: str, timeout: float) -> UnavailableError:
 def wire_task_ref(ref: TaskRef) -> common_pb2.TaskRef:
     """A task as the wire says it; a pinned version needs no alias."""
     alias = "" if ref.version else ref.alias
-    return common_pb2.TaskRef(task=ref.task, alias=alias, version=version_number("tasks", ref.version))
+    version, max_fps = version_number("tasks", ref.version), rate_number(ref.max_fps)
+    return common_pb2.TaskRef(task=ref.task, alias=alias, version=version, max_fps=max_fps)
 
 
 def wire_task_refs(tasks: Tasks) -> list[common_pb2.TaskRef]:

@@ -33,7 +33,8 @@ class Client:
     each call but streams, in seconds; None waits for ever. Every method raises a
     `LensmountError`: the server's own, or what the connection says.
 
-    A task is written `defect`, `defect@canary` (an alias) or `defect:3` (a pinned version).
+    A task is written `defect`, `defect@canary` (an alias) or `defect:3` (a pinned version); on a
+    stream `defect/5fps` looks at no more than five frames a second.
     """
 
     def __init__(self, address: str = DEFAULT_ADDRESS, *, timeout: float | None = 60.0) -> None:
@@ -55,15 +56,16 @@ class Client:
             self._open_channel.close()
         self._open_channel = None
 
-    def infer(self, image: Picture, tasks: Tasks) -> list[results.Result]:
+    def infer(self, image: Picture, tasks: Tasks, *, timeout: float | None = None) -> list[results.Result]:
         """One picture, one result per task in the order asked.
 
         `image` is a path, the bytes of a JPEG, PNG, WebP or BMP, or uint8 RGB of shape
-        (height, width, 3), which is sent as it is.
+        (height, width, 3), which is sent as it is. The server refuses at once, with DeadlineError, what
+        it can not answer within `timeout` seconds (the client's when None).
         """
-        return self._unary(calls.infer(image, tasks))
+        return self._unary(calls.infer(image, tasks), timeout=timeout)
 
-    def stream(
+    def stream(  # noqa: PLR0913 - everything that can be said of a stream, by keyword
         self,
         frames_or_path: str | os.PathLike[str] | Iterable[Item],
         tasks: Tasks,
@@ -73,6 +75,8 @@ class Client:
         realtime: bool = False,
         with_jpeg: bool = False,
         fps: float = 25.0,
+        deadline_ms: int = 0,
+        priority: int = 0,
     ) -> Stream:
         """Push a video; iterate over the `Stream` for its results.
 
@@ -80,9 +84,18 @@ class Client:
         `video`). An iterable gives uint8 RGB arrays of shape (height, width, 3), JPEG bytes, or
         `AccessUnit`s; it is read from another thread, and only as fast as the server takes it.
         `realtime` sends at the video's own pace. `fps` is the nominal rate of what carries no
-        timestamps. `with_jpeg` returns each frame with its results.
+        timestamps. `with_jpeg` returns each frame with its results. A frame that can not be answered
+        `deadline_ms` after its capture is dropped as late (0: it has all the time); a stream of higher
+        `priority` (-10 to 10) goes first.
         """
-        config = stream_config(tasks, name=name, drop_policy=drop_policy, with_jpeg=with_jpeg)
+        config = stream_config(
+            tasks,
+            name=name,
+            drop_policy=drop_policy,
+            with_jpeg=with_jpeg,
+            deadline_ms=deadline_ms,
+            priority=priority,
+        )
         open_call = InferenceServiceStub(self._channel).StreamInfer
         packer = Packer(config, fps)
         return Stream(open_call, items(frames_or_path, fps), packer, realtime=realtime, address=self.address)
@@ -136,11 +149,25 @@ class Client:
         """Point an alias back at the version before."""
         return self._unary(calls.rollback(task, alias))
 
-    def add_source(
-        self, name: str, url: str, tasks: Tasks, *, loop: bool = False, drop_policy: str = "newest"
+    def add_source(  # the fields of a source
+        self,
+        name: str,
+        url: str,
+        tasks: Tasks,
+        *,
+        loop: bool = False,
+        drop_policy: str = "newest",
+        deadline_ms: int = 0,
+        priority: int = 0,
     ) -> results.Source:
-        """Have the server pull a video: rtsp://…, rtsps://… or the path of a file on the server."""
-        return self._unary(calls.add_source(name, url, tasks, loop=loop, drop_policy=drop_policy))
+        """Have the server pull a video: rtsp://…, rtsps://… or the path of a file on the server.
+
+        `deadline_ms` and `priority` are those of `stream`.
+        """
+        call = calls.add_source(
+            name, url, tasks, loop=loop, drop_policy=drop_policy, deadline_ms=deadline_ms, priority=priority
+        )
+        return self._unary(call)
 
     def remove_source(self, name: str) -> None:
         """Stop pulling a source and forget it."""

@@ -120,6 +120,8 @@ def source(message: sources_pb2.Source) -> results.Source:
         fps=message.fps,
         width=message.width,
         height=message.height,
+        deadline_ms=config.deadline_ms,
+        priority=config.priority,
     )
 
 
@@ -147,7 +149,7 @@ def _timings(message: common_pb2.Timings) -> results.Timings:
 
 
 def _task_ref(message: common_pb2.TaskRef) -> TaskRef:
-    return TaskRef(message.task, message.alias or "live", message.version)
+    return TaskRef(message.task, message.alias or "live", message.version, message.max_fps)
 
 
 def _source_policy(number: common_pb2.DropPolicy.ValueType) -> results.DropPolicy:

@@ -12,6 +12,7 @@ from lensmount.calls import wire_policy, wire_task_refs
 from lensmount.errors import InvalidInputError
 from lensmount.pictures import Pixels
 from lensmount.tasks import Tasks
+from lensmount.terms import deadline_number, priority_number
 from lensmount.v1 import inference_pb2
 from lensmount.video import AccessUnit, access_units
 
@@ -21,10 +22,17 @@ Item = AccessUnit | bytes | Pixels
 _CODECS = {"h264": inference_pb2.CODEC_H264, "h265": inference_pb2.CODEC_H265}
 
 
-def stream_config(tasks: Tasks, *, name: str, drop_policy: str, with_jpeg: bool) -> inference_pb2.StreamConfig:
+def stream_config(
+    tasks: Tasks, *, name: str, drop_policy: str, with_jpeg: bool, deadline_ms: int, priority: int
+) -> inference_pb2.StreamConfig:
     """A stream's config but for the codec, which the first item tells."""
     return inference_pb2.StreamConfig(
-        name=name, tasks=wire_task_refs(tasks), drop_policy=wire_policy(drop_policy), with_jpeg=with_jpeg
+        name=name,
+        tasks=wire_task_refs(tasks),
+        drop_policy=wire_policy(drop_policy),
+        with_jpeg=with_jpeg,
+        deadline_ms=deadline_number(deadline_ms),
+        priority=priority_number(priority),
     )
 
 

@@ -87,8 +87,8 @@ class Result:
 
     `scores` holds every label in the task's own order; `labels` is the decision: the best
     label, or for a multi-label task every label at or above its threshold. `dropped_before`
-    counts the frames lost since the previous result of this task; `jpeg` is the frame where
-    it was asked for, else empty.
+    counts the frames lost since the previous result of this task, those included that only
+    other tasks answered; `jpeg` is the frame where it was asked for, else empty.
     """
 
     source: str
@@ -195,7 +195,10 @@ class AliasChange:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A video that the server pulls; `reason` says why it failed and what to do. `fps` is recent frames a second."""
+    """A video that the server pulls; `reason` says why it failed and what to do. `fps` is recent frames a second.
+
+    `deadline_ms` is 0 where frames have all the time.
+    """
 
     name: str
     url: str
@@ -210,6 +213,8 @@ class Source:
     fps: float
     width: int
     height: int
+    deadline_ms: int = 0
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)

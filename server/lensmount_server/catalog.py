@@ -28,6 +28,7 @@ from lensmount_server.mounts import ColdError, Leases, Mounted, Mounts
 from lensmount_server.registry import Record, Registry
 from lensmount_server.residency import Residency
 from lensmount_server.scheduler import Scheduler
+from lensmount_server.scheduling import ANY_TIME, Terms
 
 log = logging.getLogger(__name__)
 
@@ -111,13 +112,16 @@ class Catalog:
         """While open, as for a stream: what answers `wants` stays in memory. Raises TooLargeError."""
         return self._mounts.pinned(wants)
 
-    async def answer(self, frame: Frame, wants: Sequence[Want]) -> list[Answer]:
-        """One answer per want, in order; waits for adapters that are not in memory. Raises as `ensure` does."""
+    async def answer(self, frame: Frame, wants: Sequence[Want], terms: Terms = ANY_TIME) -> list[Answer]:
+        """One answer per want, in order; waits for adapters that are not in memory.
+
+        Raises as `ensure` does, and what the scheduler raises.
+        """
         while True:
             with self._mounts.leases() as held:
                 await self._hold(wants, held)
                 try:
-                    return await self._scheduler.answer(frame, wants)
+                    return await self._scheduler.answer(frame, wants, terms)
                 except ColdError:
                     continue  # while it waited, an alias moved on to a version that is not in memory any more
 

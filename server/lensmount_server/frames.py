@@ -29,11 +29,15 @@ class Frame:
 
 @dataclass(frozen=True)
 class Want:
-    """What a client asks of a frame: a task, through an alias or a pinned version (0: the alias)."""
+    """What a client asks of a frame: a task, through an alias or a pinned version (0: the alias).
+
+    On a stream it looks at no more than `max_fps` frames a second; 0: at every frame.
+    """
 
     task: str
     alias: str = "live"
     version: int = 0
+    max_fps: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,22 @@
-"""Opportunistic batching: whenever the engine is free it takes what waits, oldest first.
+"""The scheduler on the event loop: frames in, answers out, around the pure queue of `scheduling`.
 
-No artificial wait at low load, large batches at high load. The adapters of a frame are
-looked up when its batch is formed, so an answer always comes from the version that was
-live at that moment, whole.
+Batching is opportunistic: whenever the engine is free it takes what waits, in the queue's order;
+no artificial wait at low load, large batches at high load. The adapters of a frame are looked
+up when its batch is formed, so an answer always comes from the version that was live at
+that moment, whole.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from lensmount.errors import TooLargeError, UnavailableError
+from lensmount.errors import LensmountError, UnavailableError
 from lensmount_adapters.adapter import Adapter
 from lensmount_adapters.outcome import decide, probabilities
 from lensmount_adapters.pictures import Pixels
@@ -25,9 +25,18 @@ from lensmount_server.defects import known
 from lensmount_server.engine.runtime import Engine, Job
 from lensmount_server.frames import Answer, Frame, VersionId, Want
 from lensmount_server.mounts import Leases, Mounted, Mounts
-
-MAX_BATCH = 8
-MAX_WAITING = 1024
+from lensmount_server.scheduling import (
+    ANY_TIME,
+    MAX_BATCH,
+    MAX_WAITING,
+    Batch,
+    Costs,
+    LearnedCosts,
+    Queue,
+    Refusal,
+    Terms,
+    Ticket,
+)
 
 Prepared = Mapping[Preprocessing, Tensor]
 Resolve = Callable[[Leases], tuple[Mounted, ...]]
@@ -54,23 +63,39 @@ class Waiting:
     since: float = field(default_factory=time.perf_counter)
 
 
-class Scheduler:
-    """The queue in front of the one engine thread; lives on one event loop."""
+Chosen = tuple[Waiting, tuple[Mounted, ...]]
 
-    def __init__(self, engine: Engine, mounts: Mounts) -> None:
+
+class Scheduler:
+    """The queue in front of the one engine thread; lives on one event loop.
+
+    `costs` says what a batch will take, and is told what each took.
+    """
+
+    def __init__(self, engine: Engine, mounts: Mounts, costs: Costs | None = None) -> None:
         self.engine = engine
         self._mounts = mounts
-        self._waiting: deque[Waiting] = deque()
+        self._costs = costs or LearnedCosts()
+        self._queue = Queue(self._costs, limit=MAX_WAITING, max_batch=MAX_BATCH)
+        self._waiting: dict[Ticket, Waiting] = {}
         self._arrived = asyncio.Event()
         self._closed = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._worker = asyncio.create_task(self._work(), name="scheduler")
 
-    async def answer(self, frame: Frame, wants: Sequence[Want]) -> list[Answer]:
-        """One answer per want, in order; raises NotFoundError for a task that is not live."""
+    async def answer(self, frame: Frame, wants: Sequence[Want], terms: Terms = ANY_TIME) -> list[Answer]:
+        """One answer per want, in order.
+
+        Raises NotFoundError for a task that is not live, TooLargeError when too many frames wait, and
+        DeadlineError for a frame that can not be answered in time: at once, or as soon as that is known.
+        """
         mounted = [self._mounts.resolve(want) for want in wants]
+        ticket = _ticket(frame, len(wants), terms)
+        late = self._queue.late(ticket, time.perf_counter())
+        if late is not None:
+            raise late.error()
         prepared = await asyncio.to_thread(_prepare, frame.pixels, mounted)
-        outcome = await self._run(frame.pixels, prepared, lambda leases: tuple(map(leases.resolve, wants)))
+        outcome = await self._run(ticket, frame.pixels, prepared, lambda leases: tuple(map(leases.resolve, wants)))
         return [
             _answer(mounted, logits, outcome) for mounted, logits in zip(outcome.mounted, outcome.logits, strict=True)
         ]
@@ -79,12 +104,13 @@ class Scheduler:
         """The logits (labels,) of one adapter that need not be live, through the same path."""
         mounted = (Mounted(VersionId(adapter.manifest.task, 0, adapter.content_hash), adapter),)
         prepared = await asyncio.to_thread(_prepare, pixels, mounted)
-        return (await self._run(pixels, prepared, lambda _: mounted)).logits[0]
+        ticket = Ticket("registration", 1, arrived_s=time.perf_counter())
+        return (await self._run(ticket, pixels, prepared, lambda _: mounted)).logits[0]
 
     async def close(self) -> None:
         """Finish the batch under way and refuse what still waits."""
         self._closed = True
-        for waiting in self._waiting:
+        for waiting in self._waiting.values():
             if not waiting.future.done():
                 waiting.future.set_exception(UnavailableError("the server is stopping", fix="call again"))
         self._waiting.clear()
@@ -92,63 +118,93 @@ class Scheduler:
         await self._worker
         await asyncio.to_thread(self._thread.shutdown)
 
-    async def _run(self, pixels: Pixels, prepared: Prepared, resolve: Resolve) -> Outcome:
+    async def _run(self, ticket: Ticket, pixels: Pixels, prepared: Prepared, resolve: Resolve) -> Outcome:
         if self._closed:
             raise UnavailableError("the server is stopping", fix="call again")
-        if len(self._waiting) >= MAX_WAITING:
-            fix = "send fewer frames, or let the stream drop them: drop_policy NEWEST"
-            raise TooLargeError("too many frames wait for the engine", value=len(self._waiting), fix=fix)
+        refusal = self._queue.admit(ticket, time.perf_counter())
+        if refusal is not None and refusal.ticket is ticket:
+            raise refusal.error()
+        if refusal is not None:
+            self._hand_back(refusal)
         waiting = Waiting(pixels, prepared, resolve, asyncio.get_running_loop().create_future())
-        self._waiting.append(waiting)
+        self._waiting[ticket] = waiting
         self._arrived.set()
-        return await waiting.future
+        try:
+            return await waiting.future
+        finally:
+            self._queue.withdraw(ticket)
+            self._waiting.pop(ticket, None)
 
     async def _work(self) -> None:
         while not self._closed:
             await self._arrived.wait()
-            with self._mounts.leases() as leases:
-                batch = self._take(leases)
-                if batch:
-                    await self._run_batch(batch)
+            batch = self._queue.take(time.perf_counter())
+            for refusal in batch.refused:
+                self._hand_back(refusal)
+            if not len(self._queue):
+                self._arrived.clear()
+            if batch.tickets:
+                await self._run_batch(batch)
 
-    def _take(self, leases: Leases) -> list[tuple[Waiting, tuple[Mounted, ...]]]:
-        """The oldest frames whose adapters are there; a frame whose are not fails by itself."""
-        batch: list[tuple[Waiting, tuple[Mounted, ...]]] = []
-        while self._waiting and len(batch) < MAX_BATCH:
-            waiting = self._waiting.popleft()
+    async def _run_batch(self, batch: Batch) -> None:
+        with self._mounts.leases() as leases:
+            await self._run_leased(batch, leases)
+
+    async def _run_leased(self, batch: Batch, leases: Leases) -> None:
+        chosen = self._choose(batch, leases)
+        outcomes = await self._compute(list(chosen.values())) if chosen else []
+        late = {refusal.ticket: refusal.error() for refusal in self._queue.finish(batch, time.perf_counter())}
+        for (ticket, (waiting, _)), outcome in zip(chosen.items(), outcomes, strict=True):
             if waiting.future.done():
                 continue
+            if isinstance(outcome, Outcome) and ticket not in late:
+                waiting.future.set_result(outcome)
+            else:
+                waiting.future.set_exception(outcome if isinstance(outcome, LensmountError) else late[ticket])
+
+    def _choose(self, batch: Batch, leases: Leases) -> dict[Ticket, Chosen]:
+        """The frames whose adapters are there; a frame whose are not fails by itself."""
+        chosen: dict[Ticket, Chosen] = {}
+        for ticket in batch.tickets:
+            waiting = self._waiting.pop(ticket, None)
+            if waiting is None or waiting.future.done():
+                continue
             try:
-                batch.append((waiting, waiting.resolve(leases)))
+                chosen[ticket] = waiting, waiting.resolve(leases)
             except Exception as error:  # noqa: BLE001 - whatever it is must reach its caller, not end the loop
                 waiting.future.set_exception(known(error))
-        if not self._waiting:
-            self._arrived.clear()
-        return batch
+        return chosen
 
-    async def _run_batch(self, batch: list[tuple[Waiting, tuple[Mounted, ...]]]) -> None:
+    async def _compute(self, chosen: Sequence[Chosen]) -> list[Outcome | LensmountError]:
+        """What the engine says of each; a failed batch runs again one by one, so that only the culprit fails."""
         start = time.perf_counter()
-        jobs = [Job(w.pixels, tuple(m.adapter for m in mounted), w.prepared) for w, mounted in batch]
+        jobs = [Job(w.pixels, tuple(m.adapter for m in mounted), w.prepared) for w, mounted in chosen]
         try:
             logits = await asyncio.get_running_loop().run_in_executor(self._thread, self.engine.run, jobs)
-            pairs = list(zip(batch, logits, strict=True))
+            triples = [(waiting, mounted, rows) for (waiting, mounted), rows in zip(chosen, logits, strict=True)]
         except Exception as error:  # noqa: BLE001 - whatever torch raises must reach the callers, not end the loop
-            await self._contain(batch, error)
-            return
-        spent = (time.perf_counter() - start) * 1e3
-        for (waiting, mounted), rows in pairs:
-            if not waiting.future.done():
-                waiting.future.set_result(Outcome(mounted, rows, (start - waiting.since) * 1e3, spent))
+            if len(chosen) == 1:
+                return [known(error)]
+            return [outcome for alone in chosen for outcome in await self._compute([alone])]
+        spent = time.perf_counter() - start
+        self._costs.observe(len(jobs), sum(len(job.adapters) for job in jobs), spent)
+        return [
+            Outcome(mounted, rows, (start - waiting.since) * 1e3, spent * 1e3) for waiting, mounted, rows in triples
+        ]
 
-    async def _contain(self, batch: list[tuple[Waiting, tuple[Mounted, ...]]], error: Exception) -> None:
-        """Run a failed batch's frames one by one, so that only the culprit's caller is told."""
-        if len(batch) > 1:
-            for alone in batch:
-                await self._run_batch([alone])
-            return
-        ((waiting, _),) = batch
-        if not waiting.future.done():
-            waiting.future.set_exception(known(error))
+    def _hand_back(self, refusal: Refusal) -> None:
+        waiting = self._waiting.pop(refusal.ticket, None)
+        if waiting is not None and not waiting.future.done():
+            waiting.future.set_exception(refusal.error())
+
+
+def _ticket(frame: Frame, rows: int, terms: Terms) -> Ticket:
+    """A frame in the queue's terms; its deadline counts from its capture, where that is known."""
+    now_s = time.perf_counter()
+    if terms.deadline_s is None:
+        return Ticket(terms.source, rows, terms.priority, arrived_s=now_s)
+    age_s = max(time.time_ns() - frame.capture_time_ns, 0) / 1e9 if frame.capture_time_ns else 0.0
+    return Ticket(terms.source, rows, terms.priority, now_s - age_s + terms.deadline_s, now_s)
 
 
 def _prepare(pixels: Pixels, mounted: Sequence[Mounted]) -> Prepared:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from lensmount.errors import DeadlineError, LensmountError, NotFoundError, UnavailableError
 from lensmount_server.frames import Answer, Frame, Want
+from lensmount_server.scheduling import ANY_TIME, StreamClock, Terms, Turns
 from lensmount_server.video.account import Account, AccountState, Drops
 from lensmount_server.video.mailbox import DropPolicy, Mailbox, Parcel
 
@@ -20,9 +21,12 @@ __all__ = ["Account", "AccountState", "Answerer", "DropPolicy", "Drops", "Mailbo
 class Answerer(Protocol):
     """Whatever has frames answered: the scheduler with its engine, or a double in a test."""
 
-    async def answer(self, frame: Frame, wants: Sequence[Want]) -> list[Answer]:
-        """One answer per want, in order. Raises LensmountError."""
+    async def answer(self, frame: Frame, wants: Sequence[Want], terms: Terms) -> list[Answer]:
+        """One answer per want, in order. Raises LensmountError; DeadlineError as soon as it will be too late."""
         ...
+
+
+_RATE, _LATE = Drops(rate=1), Drops(late=1)
 
 
 @dataclass(frozen=True)
@@ -39,9 +43,10 @@ class Timings:
 class StreamResult:
     """The answer of one adapter for one frame.
 
-    `dropped_before` is what was lost since the previous answered frame of this stream;
-    every result of a frame says the same. `frame` holds the pixels for those who draw
-    on them, and is None where nobody asked for pictures.
+    `dropped_before` is what was lost since the previous result of this task on this stream,
+    with the frames that only other tasks answered: `rate` where this one skipped them, `late`
+    where it was left out. So it explains every gap in the task's frame numbers.
+    `frame` holds the pixels for those who draw on them, and is None where nobody asked for pictures.
     """
 
     source: str
@@ -54,16 +59,26 @@ class StreamResult:
     frame: Frame | None = field(default=None, compare=False, repr=False)
 
 
+Answers = dict[Want, Answer]
+
+
 @dataclass(frozen=True, eq=False)
 class _Asked:
-    parcel: Parcel
-    answers: asyncio.Task[list[Answer]]
+    """A frame on its way: the wants whose turn it is, and what was lost between it and the one asked before."""
+
+    frame: Frame
+    due: tuple[Want, ...]
+    lost: Drops
+    answers: asyncio.Task[Answers]
 
 
 class Stream:
     """Has the frames of a mailbox answered, at most `in_flight` at a time.
 
-    A frame that is past its deadline (DeadlineError) is dropped as late. With `tolerant`
+    A want with a rate has its turns on the stream's own time. A frame that is no want's turn is
+    dropped as `rate`. A frame that is too late (DeadlineError) is asked once more without the
+    wants that have a rate, which then have their turn at the next frame: they never promised
+    to answer this one. Where that is too late too, the frame is dropped as late. With `tolerant`
     any other LensmountError costs the stream that frame too, except NotFoundError: the
     task is gone, and the stream ends with it. Without, every other error ends the stream.
     """
@@ -75,6 +90,7 @@ class Stream:
         answerer: Answerer,
         wants: Sequence[Want],
         *,
+        terms: Terms = ANY_TIME,
         in_flight: int = 4,
         tolerant: bool = False,
     ) -> None:
@@ -83,12 +99,16 @@ class Stream:
         self._mailbox = mailbox
         self._answerer = answerer
         self._wants = tuple(wants)
+        self._terms = terms
         self._in_flight = in_flight
         self._tolerant = tolerant
         self._asked: deque[_Asked] = deque()
         self._next: asyncio.Task[Parcel | None] | None = None
         self._ended = False
-        self._lost = Drops()
+        self._clock = StreamClock()
+        self._turns = {want: Turns(want.max_fps) for want in self._wants}
+        self._skipped = Drops()
+        self._lost = dict.fromkeys(self._wants, Drops())
 
     @property
     def account(self) -> Account:
@@ -103,7 +123,7 @@ class Stream:
         """
         try:
             while (asked := await self._oldest()) is not None:
-                for result in self._conclude(asked.parcel, asked.answers):
+                for result in self._conclude(asked):
                     yield result
         finally:
             await self._abandon()
@@ -117,7 +137,7 @@ class Stream:
             self._ask_next()
         return self._asked.popleft()
 
-    def _what_to_wait_for(self) -> list[asyncio.Task[list[Answer]] | asyncio.Task[Parcel | None]]:
+    def _what_to_wait_for(self) -> list[asyncio.Task[Answers] | asyncio.Task[Parcel | None]]:
         if self._next is None and not self._ended and len(self._asked) < self._in_flight:
             self._next = asyncio.create_task(self._mailbox.get())
         oldest = [self._asked[0].answers] if self._asked else []
@@ -130,28 +150,61 @@ class Stream:
         if parcel is None:
             self._ended = True
         else:
-            self._asked.append(_Asked(parcel, asyncio.create_task(self._answer(parcel.frame))))
+            self._ask(parcel)
 
-    async def _answer(self, frame: Frame) -> list[Answer]:
-        return await self._answerer.answer(frame, self._wants)
+    def _ask(self, parcel: Parcel) -> None:
+        frame, self._skipped = parcel.frame, self._skipped + parcel.lost
+        now_ns = self._clock.tick(frame.pts_ns, frame.capture_time_ns)
+        due = tuple([want for want, turns in self._turns.items() if turns.take(now_ns)])
+        if not due:
+            self.account.add(dropped=_RATE)
+            self._skipped += _RATE
+            return
+        lost, self._skipped = self._skipped, Drops()
+        self._asked.append(_Asked(frame, due, lost, asyncio.create_task(self._answer(frame, due))))
 
-    def _conclude(self, parcel: Parcel, answers: asyncio.Task[list[Answer]]) -> list[StreamResult]:
-        self._lost += parcel.lost
-        error = UnavailableError("the engine is stopping") if answers.cancelled() else answers.exception()
+    async def _answer(self, frame: Frame, due: tuple[Want, ...]) -> Answers:
+        promised = tuple(want for want in due if not want.max_fps)
+        try:
+            answers = await self._answerer.answer(frame, due, self._terms)
+        except DeadlineError:
+            if promised in ((), due):
+                raise
+            due, answers = promised, await self._answerer.answer(frame, promised, self._terms)
+        return dict(zip(due, answers, strict=True))
+
+    def _conclude(self, asked: _Asked) -> list[StreamResult]:
+        self._lose(asked.lost, self._wants)
+        error = UnavailableError("the engine is stopping") if asked.answers.cancelled() else asked.answers.exception()
         if error is not None:
-            self._drop(error)
+            self._drop(error, asked.due)
             return []
         self.account.add(answered=1)
-        lost, self._lost = self._lost, Drops()
-        return [_result(self.name, parcel.frame, answer, lost) for answer in answers.result()]
+        answers = asked.answers.result()
+        results = [_result(self.name, asked.frame, answer, self._lost[want]) for want, answer in answers.items()]
+        self._lost.update(dict.fromkeys(answers, Drops()))
+        self._lose(_RATE, [want for want in self._wants if want not in asked.due])
+        self._put_off(_LATE, [want for want in asked.due if want not in answers])
+        return results
 
-    def _drop(self, error: BaseException) -> None:
+    def _drop(self, error: BaseException, due: Iterable[Want]) -> None:
         late = isinstance(error, DeadlineError)
-        drops = Drops(late=1) if late else Drops(failed=1)
+        drops = _LATE if late else Drops(failed=1)
         self.account.add(dropped=drops)
-        self._lost += drops
+        self._put_off(drops, due)
+        self._lose(drops, [want for want in self._wants if want not in due])
         if not late and not self._tolerates(error):
             raise error
+
+    def _put_off(self, drops: Drops, wants: Iterable[Want]) -> None:
+        """Wants that were due have lost a frame; the next one is their turn."""
+        for want in wants:
+            self._turns[want].give_back()
+        self._lose(drops, wants)
+
+    def _lose(self, drops: Drops, wants: Iterable[Want]) -> None:
+        for want in wants:
+            self._lost[want] += drops
 
     def _tolerates(self, error: BaseException) -> bool:
         if not self._tolerant or not isinstance(error, LensmountError) or isinstance(error, NotFoundError):

@@ -133,6 +133,40 @@ def test_add_source(double: WireDouble, client: Client) -> None:
     assert (config.loop, config.drop_policy) == (False, common_pb2.DROP_POLICY_NEWEST)
 
 
+def test_the_terms_of_a_source(double: WireDouble, client: Client) -> None:
+    answer = sources_pb2.Source()
+    answer.CopyFrom(SOURCE)
+    answer.config.deadline_ms, answer.config.priority = 200, -3
+    script(double, "AddSource", answer)
+    tasks: list[str | TaskRef] = ["defect", TaskRef("scene", max_fps=0.5)]
+    source = client.add_source("line-1", "rtsp://camera", tasks, deadline_ms=200, priority=-3)
+    assert (source.deadline_ms, source.priority) == (200, -3)
+    config = double.asked["AddSource"][0].source
+    assert (config.deadline_ms, config.priority) == (200, -3)
+    assert [task.max_fps for task in config.tasks] == [0, 0.5]
+
+
+def test_terms_that_can_not_be_are_refused_here(double: WireDouble, client: Client) -> None:
+    bad: list[dict[str, Any]] = [
+        {"deadline_ms": -1},
+        {"priority": 11},
+        {"tasks": TaskRef("scene", max_fps=float("nan"))},
+    ]
+    for terms in bad:
+        options = {"tasks": "defect", **terms}
+        with pytest.raises(InvalidInputError):
+            client.add_source("line-1", "rtsp://camera", **options)
+        with pytest.raises(InvalidInputError):
+            client.stream([b""], **options)
+    assert not double.asked
+
+
+def test_the_time_for_a_picture_is_told(double: WireDouble, client: Client) -> None:
+    script(double, "Infer", inference_pb2.InferResponse())
+    client.infer(b"jpeg", "defect", timeout=500)
+    assert 400 < (double.time_limits["Infer"] or 0) < 600
+
+
 def test_an_unknown_policy_names_the_known(client: Client) -> None:
     with pytest.raises(InvalidInputError, match="every_frame, newest"):
         client.add_source("line-1", "rtsp://camera", ["defect"], drop_policy="oldest")

@@ -22,7 +22,11 @@ MIRRORS = [
     (adapters_pb2.Adapter, convert.adapter, {"version": {"task", "version", "content_hash"}}),
     (adapters_pb2.RegisterAdapterResponse, convert.registration, {}),
     (adapters_pb2.SetAliasResponse, convert.alias_change, {}),
-    (sources_pb2.Source, convert.source, {"config": {"name", "url", "tasks", "drop_policy", "loop"}}),
+    (
+        sources_pb2.Source,
+        convert.source,
+        {"config": {"name", "url", "tasks", "drop_policy", "loop", "deadline_ms", "priority"}},
+    ),
     (inference_pb2.ServerInfo, convert.server_info, {}),
 ]
 

@@ -14,6 +14,8 @@ REFS = st.one_of(
     st.builds(TaskRef, NAMES),
     st.builds(TaskRef, NAMES, alias=NAMES),
     st.builds(TaskRef, NAMES, version=st.integers(1, 2**32 - 1)),
+    st.builds(TaskRef, NAMES, alias=NAMES, max_fps=st.floats(0.001, 1000)),
+    st.builds(TaskRef, NAMES, version=st.integers(1, 2**32 - 1), max_fps=st.floats(0.001, 1000)),
 )
 
 
@@ -24,9 +26,12 @@ REFS = st.one_of(
         ("defect@canary", TaskRef("defect", "canary", 0)),
         ("defect@live", TaskRef("defect", "live", 0)),
         ("line-1.defect_b:3", TaskRef("line-1.defect_b", "live", 3)),
+        ("scene/1fps", TaskRef("scene", max_fps=1)),
+        ("scene@canary/0.5fps", TaskRef("scene", "canary", max_fps=0.5)),
+        ("scene:3/29.97fps", TaskRef("scene", version=3, max_fps=29.97)),
     ],
 )
-def test_the_three_forms(text: str, ref: TaskRef) -> None:
+def test_the_forms(text: str, ref: TaskRef) -> None:
     assert TaskRef.parse(text) == ref
 
 
@@ -60,13 +65,24 @@ def test_any_text_is_a_task_or_a_clear_error(text: str) -> None:
         ("a" * 65, "1 to 64"),
         (" defect", "the task is"),
         ("defect\n", "the task is"),
+        ("defect/", "a rate is"),
+        ("defect/1", "a rate is"),
+        ("defect/fps", "a rate is"),
+        ("defect/-1fps", "a rate is"),
+        ("defect/0fps", "a rate is"),
+        ("defect/nanfps", "a rate is"),
+        ("defect/1e3fps", "a rate is"),
+        ("defect/1fps/2fps", "a rate is"),
+        ("defect/0.0001fps", "not a rate"),
+        ("defect/1001fps", "not a rate"),
+        ("/1fps", "the task is"),
     ],
 )
 def test_each_wrong_part_is_named(text: str, says: str) -> None:
     with pytest.raises(InvalidInputError, match=says) as caught:
         TaskRef.parse(text)
     assert (caught.value.field, bool(caught.value.value)) == ("tasks", True)
-    assert "defect@canary" in caught.value.fix
+    assert "defect@canary" in caught.value.fix or "frames a second" in caught.value.fix
 
 
 def test_tasks_are_one_or_many_but_never_none() -> None:

@@ -5,6 +5,7 @@ import logging
 import random
 import re
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -16,17 +17,18 @@ from torch import Tensor
 
 from factories import pictures
 from lensmount.errors import (
+    DeadlineError,
     InvalidInputError,
     NotFoundError,
     ServerError,
     TooLargeError,
     UnavailableError,
 )
-from lensmount_server import scheduler as module
 from lensmount_server.engine.runtime import Engine, Job
 from lensmount_server.frames import Answer, Frame, VersionId, Want
 from lensmount_server.mounts import Mounted, Mounts
-from lensmount_server.scheduler import MAX_BATCH, Scheduler
+from lensmount_server.scheduler import Scheduler
+from lensmount_server.scheduling import MAX_BATCH, Terms
 from serving import CLOSE, PATIENCE_S, Kit, Version, eventually
 
 LIVE = (Want("defect"),)
@@ -252,8 +254,8 @@ async def test_close_finishes_the_batch_under_way_and_refuses_the_rest(desk: Des
         await desk.scheduler.answer(frame(1), LIVE)
 
 
-async def test_the_queue_is_bounded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_WAITING", 3)
+async def test_the_queue_is_bounded(desk: Desk) -> None:
+    desk.scheduler._queue.limit = 3
     first = await desk.busy()
     rest = await desk.queue(1, 2, 3)
     with pytest.raises(TooLargeError, match="wait for the engine"):
@@ -289,6 +291,95 @@ async def test_logits_of_an_adapter_that_is_not_live(kit: Kit) -> None:
     served = await scheduler.logits(shot, kit.defect[2].adapter)
     await scheduler.close()
     torch.testing.assert_close(served, kit.defect[2].logits(shot), atol=CLOSE, rtol=0)
+
+
+# Deadlines: the queue's own logic is tested in `scheduling`; here, that its word reaches whoever asked.
+
+
+def old_frame(number: int, age_s: float) -> Frame:
+    return Frame(frame(number).pixels, capture_time_ns=time.time_ns() - int(age_s * 1e9))
+
+
+class Slow:
+    """Costs that promise nothing within a minute."""
+
+    def batch_s(self, frames: int, rows: int) -> float:
+        del rows
+        return 60.0 * frames
+
+    def observe(self, frames: int, rows: int, seconds: float) -> None:
+        """A table does not care."""
+
+
+async def test_a_frame_that_is_too_old_is_refused_before_anything_is_done(desk: Desk) -> None:
+    with pytest.raises(DeadlineError, match="in time") as caught:
+        await desk.scheduler.answer(old_frame(1, age_s=5), LIVE, Terms(deadline_s=4.9))
+    assert caught.value.field == "deadline"
+    assert caught.value.fix
+    assert not desk.engine.batches
+    desk.engine.let()
+    assert await desk.scheduler.answer(old_frame(1, age_s=5), LIVE, Terms(deadline_s=60))
+
+
+async def test_a_frame_without_a_capture_time_has_its_whole_time(desk: Desk) -> None:
+    desk.engine.let()
+    assert await desk.scheduler.answer(frame(1), LIVE, Terms(deadline_s=60))
+
+
+async def test_a_frame_for_which_there_is_no_time_is_refused_while_the_engine_is_busy(kit: Kit) -> None:
+    engine, mounts = Gated(kit), Mounts()
+    mounts.point("live", mounted(kit.defect[0], 1))
+    scheduler = Scheduler(engine, mounts, Slow())
+    desk = Desk(engine, mounts, scheduler)
+    first = await desk.busy()
+    with pytest.raises(DeadlineError):
+        await asyncio.wait_for(scheduler.answer(frame(1), LIVE, Terms(deadline_s=100)), PATIENCE_S)
+    engine.let()
+    assert number_of(await first) == 0
+    await scheduler.close()
+
+
+async def test_an_answer_that_comes_too_late_is_a_refusal(desk: Desk) -> None:
+    asked = asyncio.create_task(desk.scheduler.answer(frame(1), LIVE, Terms(deadline_s=0.5)))
+    await eventually(lambda: desk.engine.batches, "the engine has the frame")
+    await asyncio.sleep(0.6)
+    desk.engine.let()
+    with pytest.raises(DeadlineError):
+        await asked
+
+
+async def test_a_waiting_frame_is_handed_back_when_its_time_has_passed(desk: Desk) -> None:
+    first = await desk.busy()
+    waiting = asyncio.create_task(desk.scheduler.answer(frame(1), LIVE, Terms(deadline_s=0.5)))
+    await eventually(lambda: desk.scheduler._waiting, "the frame waits")
+    await asyncio.sleep(0.6)
+    desk.engine.let()
+    with pytest.raises(DeadlineError):
+        await asyncio.wait_for(waiting, PATIENCE_S)
+    await first
+    assert desk.engine.batches == [[0]]
+
+
+async def test_a_higher_priority_overtakes(desk: Desk) -> None:
+    first = await desk.busy()
+    rest = await desk.queue(*range(1, MAX_BATCH + 1))
+    urgent = asyncio.create_task(desk.scheduler.answer(frame(20), LIVE, Terms("urgent", priority=1)))
+    await eventually(lambda: len(desk.scheduler._waiting) == MAX_BATCH + 1, "the frame waits")
+    desk.engine.let(3)
+    await asyncio.gather(first, urgent, *rest)
+    assert desk.engine.batches[1][0] == 20
+    assert desk.engine.batches[2] == [MAX_BATCH]
+
+
+async def test_a_full_queue_takes_from_whoever_has_most(desk: Desk) -> None:
+    desk.scheduler._queue.limit = 3
+    first = await desk.busy()
+    rest = await desk.queue(1, 2, 3)
+    modest = asyncio.create_task(desk.scheduler.answer(frame(4), LIVE, Terms("modest")))
+    with pytest.raises(TooLargeError, match="wait for the engine"):
+        await asyncio.wait_for(rest[2], PATIENCE_S)
+    desk.engine.let(2)
+    await asyncio.gather(first, modest, *rest[:2])
 
 
 # Promotions in the middle of traffic: nothing is lost, nothing is answered by the wrong weights.

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from answers import Echo, answer_for
 from lensmount.errors import DeadlineError, LensmountError, NotFoundError, ServerError, UnavailableError
 from lensmount_server.frames import Answer, Frame, Want
+from lensmount_server.scheduling import Terms
 from lensmount_server.streams import Account, DropPolicy, Drops, Mailbox, Stream, StreamResult
 
 PIXELS = np.zeros((2, 2, 3), np.uint8)
@@ -31,7 +32,8 @@ class Scripted:
     def __init__(self, fates: Sequence[tuple[Fate, int]]) -> None:
         self.fates = fates
 
-    async def answer(self, frame: Frame, wants: Sequence[Want]) -> list[Answer]:
+    async def answer(self, frame: Frame, wants: Sequence[Want], terms: Terms) -> list[Answer]:
+        del terms
         fate, turns = self.fates[frame.index]
         for _ in range(turns):
             await asyncio.sleep(0)
@@ -129,7 +131,8 @@ def test_the_check_notices_an_account_that_forgets() -> None:
 
 async def test_results_come_in_frame_order_though_answers_do_not() -> None:
     class Backwards:
-        async def answer(self, frame: Frame, wants: Sequence[Want]) -> list[Answer]:
+        async def answer(self, frame: Frame, wants: Sequence[Want], terms: Terms) -> list[Answer]:
+            del terms
             await asyncio.sleep(0.02 * (4 - frame.index % 4))
             return [answer_for(want) for want in wants]
 
@@ -198,8 +201,8 @@ async def test_which_errors_end_a_stream(error: LensmountError, tolerant: bool, 
 
 async def test_a_defect_in_the_answerer_is_not_swallowed() -> None:
     class Broken:
-        async def answer(self, frame: Frame, wants: Sequence[Want]) -> list[Answer]:
-            raise ZeroDivisionError(frame, wants)
+        async def answer(self, frame: Frame, wants: Sequence[Want], terms: Terms) -> list[Answer]:
+            raise ZeroDivisionError(frame, wants, terms)
 
     stream = Stream("s", filled(2), Broken(), WANTS, tolerant=True)
     with pytest.raises(ZeroDivisionError):
@@ -209,8 +212,8 @@ async def test_a_defect_in_the_answerer_is_not_swallowed() -> None:
 
 async def test_an_answerer_that_is_stopping_cancels() -> None:
     class Stopping:
-        async def answer(self, frame: Frame, wants: Sequence[Want]) -> list[Answer]:
-            raise asyncio.CancelledError(frame, wants)
+        async def answer(self, frame: Frame, wants: Sequence[Want], terms: Terms) -> list[Answer]:
+            raise asyncio.CancelledError(frame, wants, terms)
 
     with pytest.raises(UnavailableError):
         await collect(Stream("s", filled(1), Stopping(), WANTS))
@@ -258,3 +261,107 @@ async def test_being_cancelled_while_waiting_closes_the_account() -> None:
     await asyncio.gather(reading, return_exceptions=True)
     assert stream.account.state().dropped == Drops(failed=2)
     assert stream.account.state().in_flight == 0
+
+
+# Rates: some wants look at some of the frames.
+
+RATED = (Want("defect"), Want("scene", max_fps=5))
+TERMS = Terms("s", 3, 0.2)
+
+
+def numbers(results: list[StreamResult], task: str) -> list[int]:
+    return [result.frame_index for result in results if result.answer.adapter.task == task]
+
+
+def check_gaps(results: list[StreamResult], tasks: Sequence[str]) -> None:
+    """For each task every gap in its frame numbers is explained by what was dropped before."""
+    for task in tasks:
+        position = -1
+        for result in [each for each in results if each.answer.adapter.task == task]:
+            assert result.frame_index - position - 1 == result.dropped_before.frames
+            position = result.frame_index
+
+
+async def test_a_want_with_a_rate_looks_at_its_frames_only() -> None:
+    answerer = Echo()
+    stream = Stream("s", filled(50), answerer, RATED, terms=TERMS)
+    results = await collect(stream)
+    assert numbers(results, "defect") == list(range(50))
+    scenes = numbers(results, "scene")
+    assert len(scenes) == pytest.approx(10, abs=1)
+    assert set(np.diff(scenes[1:])) == {5}
+    check_gaps(results, ("defect", "scene"))
+    assert [each.dropped_before for each in results if each.answer.adapter.task == "scene"][2] == Drops(rate=4)
+    assert (stream.account.state().answered, stream.account.state().dropped) == (50, Drops())
+    assert answerer.terms == {TERMS}
+
+
+async def test_a_frame_that_nobody_wants_is_a_drop_by_rate_and_is_not_asked() -> None:
+    answerer = Echo()
+    stream = Stream("s", filled(50), answerer, RATED[1:])
+    results = await collect(stream)
+    state = stream.account.state()
+    assert len(answerer.seen) == len(results) == state.answered
+    assert state.dropped == Drops(rate=50 - state.answered)
+    check_gaps(results, ("scene",))
+
+
+async def test_skipped_frames_take_no_place_in_flight() -> None:
+    mailbox = Mailbox(DropPolicy.EVERY_FRAME, 2)
+    stream = Stream("s", mailbox, Echo(30), RATED[1:], in_flight=2)
+    reading = asyncio.create_task(collect(stream))
+    for index in range(5):
+        async with asyncio.timeout(10):
+            await mailbox.offer(frame(index))
+    reading.cancel()
+    await asyncio.gather(reading, return_exceptions=True)
+    assert stream.account.state().decoded == 5
+
+
+class Tight:
+    """Has time for one task a frame."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, int]] = []
+
+    async def answer(self, frame: Frame, wants: Sequence[Want], terms: Terms) -> list[Answer]:
+        del terms
+        self.asked.append((frame.index, len(wants)))
+        if len(wants) > 1 and frame.index < 20:
+            raise DeadlineError("too much")
+        return [answer_for(want) for want in wants]
+
+
+async def test_what_is_too_much_is_answered_without_the_tasks_that_have_a_rate() -> None:
+    answerer = Tight()
+    stream = Stream("s", filled(40), answerer, RATED)
+    results = await collect(stream)
+    assert numbers(results, "defect") == list(range(40))
+    scenes = numbers(results, "scene")
+    assert 20 <= scenes[0] <= 24
+    first = next(each for each in results if each.answer.adapter.task == "scene")
+    assert first.dropped_before.late > 10
+    check_gaps(results, ("defect", "scene"))
+    assert stream.account.state().dropped == Drops()
+    assert answerer.asked[:2] in ([(0, 2), (1, 2)], [(0, 2), (0, 1)])
+
+
+async def test_tasks_that_all_promised_are_refused_together() -> None:
+    stream = Stream("s", filled(22), Tight(), WANTS)
+    results = await collect(stream)
+    assert numbers(results, "defect") == [20, 21]
+    assert stream.account.state().dropped == Drops(late=20)
+
+
+@settings(deadline=None)
+@given(FATES, st.integers(1, 6), st.sampled_from([0.0, 3.0, 12.0, 24.0]), st.sampled_from([1.0, 9.0, 25.0]))
+def test_the_account_closes_with_rates(
+    fates: list[tuple[Fate, int]], in_flight: int, first: float, second: float
+) -> None:
+    wants = (Want("defect", max_fps=first), Want("scene", max_fps=second))
+    stream = Stream("s", filled(len(fates)), Scripted(fates), wants, in_flight=in_flight, tolerant=True)
+    results = asyncio.run(collect(stream))
+    state = stream.account.state()
+    assert state.decoded == len(fates) == state.answered + state.dropped.frames
+    assert state.answered == len({result.frame_index for result in results})
+    check_gaps(results, ("defect", "scene"))

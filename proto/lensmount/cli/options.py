@@ -34,6 +34,29 @@ tasks = click.option(
     help="defect, defect@canary (an alias) or defect:3 (a version); repeat it for more.",
 )
 
+stream_tasks = click.option(
+    "--task",
+    "-t",
+    "tasks",
+    metavar="TASK",
+    multiple=True,
+    required=True,
+    help="defect, defect@canary (an alias) or defect:3 (a version); defect/5fps looks at no more than "
+    "5 frames a second; repeat it for more.",
+)
+
+deadline = click.option(
+    "--deadline-ms",
+    metavar="MS",
+    type=int,
+    default=0,
+    help="Drop a frame that can not be answered so long after its capture.",
+)
+
+priority = click.option(
+    "--priority", type=int, default=0, show_default=True, help="-10 to 10: who goes first when there is not enough."
+)
+
 some_tasks = click.option("--task", "-t", "tasks", metavar="TASK", multiple=True, help="Only this task; repeatable.")
 
 

@@ -20,21 +20,36 @@ def sources() -> None:
 
 @sources.command(
     epilog=options.examples(
-        "lensmount sources add line-1 rtsp://camera/stream --task defect --task scene",
+        "lensmount sources add line-1 rtsp://camera/stream --task defect --task scene/1fps --deadline-ms 200",
         "lensmount sources add test /data/clip.mp4 --task defect --loop",
     )
 )
 @click.argument("name")
 @click.argument("url")
-@options.tasks
+@options.stream_tasks
 @click.option("--loop", is_flag=True, help="Start a file again at its end.")
 @options.drop_policy(DropPolicy.NEWEST)
+@options.deadline
+@options.priority
 @options.server
 @options.as_json
-def add(name: str, url: str, tasks: tuple[str, ...], loop: bool, drop_policy: str, server: str, as_json: bool) -> None:
+def add(  # one parameter an option
+    name: str,
+    url: str,
+    tasks: tuple[str, ...],
+    loop: bool,
+    drop_policy: str,
+    deadline_ms: int,
+    priority: int,
+    server: str,
+    as_json: bool,
+) -> None:
     """Have the server pull a camera, or a video file on its own disk."""
     with Client(server) as client:
-        _show(client.add_source(name, url, tasks, loop=loop, drop_policy=drop_policy), as_json)
+        source = client.add_source(
+            name, url, tasks, loop=loop, drop_policy=drop_policy, deadline_ms=deadline_ms, priority=priority
+        )
+    _show(source, as_json)
 
 
 @sources.command("list", epilog=options.examples("lensmount sources list"))
@@ -99,6 +114,11 @@ def _facts(source: Source) -> dict[str, object]:
         "state": f"{source.state}: {source.reason}" if source.reason else source.state,
         "tasks": ", ".join(map(str, source.tasks)),
         "drop policy": f"{source.drop_policy}{', looped' if source.loop else ''}",
+        "terms": f"{_deadline(source.deadline_ms)}, priority {source.priority}",
         "picture": f"{source.width} x {source.height}, {source.fps:.1f} frames a second",
         "frames": f"{source.decoded} decoded, {source.answered} answered, {source.dropped.total} dropped",
     }
+
+
+def _deadline(deadline_ms: int) -> str:
+    return f"within {deadline_ms} ms" if deadline_ms else "no deadline"

@@ -15,14 +15,16 @@ from lensmount.streams import Stream
 @click.command(
     epilog=options.examples(
         "lensmount stream clip.mp4 --task defect --realtime",
-        "lensmount stream clip.mp4 -t defect -t scene --json > results.jsonl",
+        "lensmount stream clip.mp4 -t defect -t scene/1fps --json > results.jsonl",
     )
 )
 @click.argument("file")
-@options.tasks
+@options.stream_tasks
 @click.option("--name", default="", help="The stream's name in results and logs.")
 @click.option("--realtime", is_flag=True, help="Send at the video's own pace, as a camera would.")
 @options.drop_policy(DropPolicy.EVERY_FRAME)
+@options.deadline
+@options.priority
 @options.server
 @options.as_json
 def stream(
@@ -31,6 +33,8 @@ def stream(
     name: str,
     realtime: bool,
     drop_policy: str,
+    deadline_ms: int,
+    priority: int,
     server: str,
     as_json: bool,
 ) -> None:
@@ -40,7 +44,15 @@ def stream(
     """
     with (
         Client(server) as client,
-        client.stream(file, tasks, name=name, drop_policy=drop_policy, realtime=realtime) as results,
+        client.stream(
+            file,
+            tasks,
+            name=name,
+            drop_policy=drop_policy,
+            realtime=realtime,
+            deadline_ms=deadline_ms,
+            priority=priority,
+        ) as results,
     ):
         if as_json:
             _print_lines(results)

@@ -6,10 +6,12 @@ from collections.abc import Iterable
 from dataclasses import asdict
 
 from lensmount.errors import InvalidInputError
+from lensmount.terms import deadline_number, priority_number, rate_number
 from lensmount.v1 import adapters_pb2, common_pb2
 from lensmount_server.catalog import Promotion, Registration
 from lensmount_server.frames import Answer, VersionId, Want
 from lensmount_server.registry import Record
+from lensmount_server.scheduling import Terms
 from lensmount_server.streams import DropPolicy, Drops, StreamResult
 
 MAX_TASKS = 64
@@ -26,17 +28,34 @@ def wants(tasks: Iterable[common_pb2.TaskRef]) -> tuple[Want, ...]:
     fix = "name every task once; `lensmount adapters list` shows what there is"
     if not 1 <= len(asked) <= MAX_TASKS:
         raise InvalidInputError(f"1 to {MAX_TASKS} tasks expected", field="tasks", value=len(asked), fix=fix)
-    if len(set(asked)) != len(asked):
-        twice = next(each for each in asked if asked.count(each) > 1)
-        raise InvalidInputError("the same task twice", field="tasks", value=twice.task, fix=fix)
+    keys = [(each.task, each.alias, each.version) for each in asked]
+    if len(set(keys)) != len(keys):
+        twice = next(task for task, alias, version in keys if keys.count((task, alias, version)) > 1)
+        raise InvalidInputError("the same task twice", field="tasks", value=twice, fix=fix)
+    return asked
+
+
+def still_wants(tasks: Iterable[common_pb2.TaskRef]) -> tuple[Want, ...]:
+    """The tasks of a single picture, which has no rate; raises InvalidInputError as `wants` does, and for a rate."""
+    asked = wants(tasks)
+    rated = next((each for each in asked if each.max_fps), None)
+    if rated is not None:
+        fix = "leave max_fps away; streams and sources have it"
+        raise InvalidInputError("a single picture has no rate", field="tasks", value=rated.task, fix=fix)
     return asked
 
 
 def want(task: common_pb2.TaskRef) -> Want:
-    """One task reference with its defaults filled in; raises InvalidInputError without a task."""
+    """One task reference with its defaults filled in; raises InvalidInputError without a task or for a bad rate."""
     if not task.task:
         raise InvalidInputError("a task without a name", field="tasks", fix="give every task its name")
-    return Want(task.task, task.alias or "live", task.version)
+    return Want(task.task, task.alias or "live", task.version, rate_number(task.max_fps))
+
+
+def terms(source: str, deadline_ms: int, priority: int, prefix: str = "") -> Terms:
+    """How a stream's frames are scheduled; raises InvalidInputError. `prefix` is where the fields are."""
+    deadline_s = deadline_number(deadline_ms, f"{prefix}deadline_ms") / 1e3
+    return Terms(source, priority_number(priority, f"{prefix}priority"), deadline_s or None)
 
 
 def version_id(version: VersionId) -> common_pb2.AdapterVersion:

@@ -13,6 +13,7 @@ from lensmount.v1 import inference_pb2, inference_pb2_grpc
 from lensmount_server.catalog import Catalog
 from lensmount_server.engine.runtime import Engine
 from lensmount_server.frames import Frame
+from lensmount_server.scheduling import Terms
 from lensmount_server.services import convert
 from lensmount_server.services.errors import MAX_MESSAGE_BYTES, Context
 from lensmount_server.services.jpeg import encode_jpeg
@@ -29,10 +30,11 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
 
     async def Infer(self, request: inference_pb2.InferRequest, context: Context) -> inference_pb2.InferResponse:
         """One picture, any number of tasks."""
-        wants = convert.wants(request.tasks)
+        wants = convert.still_wants(request.tasks)
+        terms = Terms(context.peer(), deadline_s=context.time_remaining())
         await self._catalog.ensure(wants)
         frame = await asyncio.to_thread(_decode, request)
-        answers = await self._catalog.answer(frame, wants)
+        answers = await self._catalog.answer(frame, wants, terms)
         results = [convert.answer(answer) for answer in answers]
         for result in results:
             result.capture_time_ns = frame.capture_time_ns

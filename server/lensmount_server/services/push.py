@@ -131,11 +131,14 @@ class _Stills:
 
 
 def open_stream(config: inference_pb2.StreamConfig, answerer: Answerer) -> PushedStream:
-    """Set a stream up from its config; raises InvalidInputError for a codec or a name that can not be."""
-    name = _name(config.name) or f"push-{uuid.uuid4().hex[:8]}"
+    """Set a stream up from its config; raises InvalidInputError for a codec, a name or terms that can not be."""
+    number = uuid.uuid4().hex[:8]
+    name = _name(config.name) or f"push-{number}"
     policy = convert.POLICIES.get(config.drop_policy, DropPolicy.EVERY_FRAME)
     mailbox = Mailbox(policy, 1 if policy is DropPolicy.NEWEST else WAITING_FRAMES)
-    stream = Stream(name, mailbox, answerer, convert.wants(config.tasks))
+    # Two clients may give their streams one name: each still has its own share of the engine.
+    terms = convert.terms(f"push-{number}", config.deadline_ms, config.priority, "config.")
+    stream = Stream(name, mailbox, answerer, convert.wants(config.tasks), terms=terms)
     return PushedStream(name, _unpacker(config), mailbox, stream)
 
 

@@ -36,7 +36,8 @@ class SourceService(sources_pb2_grpc.SourceServiceServicer):
         policy = convert.POLICIES.get(config.drop_policy, DropPolicy.NEWEST)
         wants = convert.wants(config.tasks)
         await self._catalog.ensure(wants)
-        return _source(self._sources.add(SourceSpec(config.name, config.url, wants, policy, config.loop)))
+        spec = SourceSpec(config.name, config.url, wants, policy, config.loop, config.deadline_ms, config.priority)
+        return _source(self._sources.add(spec))
 
     async def UpdateSource(self, request: sources_pb2.UpdateSourceRequest, context: Context) -> sources_pb2.Source:
         """Not in this release."""
@@ -91,6 +92,8 @@ def _source(status: SourceStatus) -> sources_pb2.Source:
         tasks=[_task(want) for want in spec.wants],
         drop_policy=POLICY_NUMBERS[spec.policy],
         loop=spec.loop,
+        deadline_ms=spec.deadline_ms,
+        priority=spec.priority,
     )
     return sources_pb2.Source(
         config=config,
@@ -106,4 +109,4 @@ def _source(status: SourceStatus) -> sources_pb2.Source:
 
 
 def _task(want: Want) -> common_pb2.TaskRef:
-    return common_pb2.TaskRef(task=want.task, alias=want.alias, version=want.version)
+    return common_pb2.TaskRef(task=want.task, alias=want.alias, version=want.version, max_fps=want.max_fps)

@@ -54,7 +54,13 @@ class Source:
         self._pin = pin
         self._mailbox = Mailbox(spec.policy, _MAILBOX[spec.policy])
         self._stream = Stream(
-            spec.name, self._mailbox, answerer, spec.wants, in_flight=_IN_FLIGHT[spec.policy], tolerant=True
+            spec.name,
+            self._mailbox,
+            answerer,
+            spec.wants,
+            terms=spec.terms,
+            in_flight=_IN_FLIGHT[spec.policy],
+            tolerant=True,
         )
         self._timeline = Timeline()
         self._meter = Meter()

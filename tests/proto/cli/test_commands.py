@@ -202,6 +202,30 @@ def test_sources(double: WireDouble, run: Run) -> None:
     assert run("sources", "remove", "line-1").stdout == "line-1 removed\n"
 
 
+def test_terms_on_the_command_line(
+    double: WireDouble, run: Run, make_video: Callable[..., Path], answer_stream: Answer
+) -> None:
+    script(double, "AddSource", SOURCE)
+    double.answers["StreamInfer"] = answer_stream
+    terms = ("-t", "defect", "-t", "scene@canary/0.5fps", "--deadline-ms", 200, "--priority", -3)
+    documents(run("sources", "add", "line-1", "rtsp://camera/1", *terms, "--json"))
+    documents(run("stream", make_video("clip.mp4", frames=2), *terms, "--json"))
+    for config in (double.asked["AddSource"][0].source, double.asked["StreamInfer"][0].config):
+        assert (config.deadline_ms, config.priority) == (200, -3)
+        assert [(task.task, task.alias, task.max_fps) for task in config.tasks] == [
+            ("defect", "live", 0),
+            ("scene", "canary", 0.5),
+        ]
+
+
+@pytest.mark.parametrize("terms", [("--deadline-ms", "-5"), ("--priority", "11"), ("-t", "scene/1001fps")])
+def test_terms_that_can_not_be(terms: tuple[str, ...], double: WireDouble, run: Run) -> None:
+    done = run("sources", "add", "line-1", "rtsp://camera/1", "-t", "defect", *terms)
+    assert done.exit_code == 2
+    assert "Fix: give" in done.stderr
+    assert not double.asked
+
+
 def test_watch(double: WireDouble, run: Run, result_message: Any) -> None:
     def answer(*_: object) -> Iterator[sources_pb2.WatchResultsResponse]:
         yield sources_pb2.WatchResultsResponse(source=SOURCE)

@@ -132,12 +132,22 @@ def ref(task: str = "defect", alias: str = "", version: int = 0) -> common_pb2.T
     return common_pb2.TaskRef(task=task, alias=alias, version=version)
 
 
+def rated(max_fps: float) -> common_pb2.TaskRef:
+    return common_pb2.TaskRef(task="defect", max_fps=max_fps)
+
+
 TASKS: dict[str, tuple[list[common_pb2.TaskRef], type[LensmountError], str, str]] = {
     "none": ([], InvalidInputError, "tasks", "0"),
     "too many": ([ref(version=number) for number in range(1, 66)], InvalidInputError, "tasks", "65"),
     "one twice": ([ref(), ref("surface"), ref()], InvalidInputError, "tasks", "defect"),
     "one twice, by its default": ([ref(), ref(alias="live")], InvalidInputError, "tasks", "defect"),
     "without a name": ([ref("")], InvalidInputError, "tasks", ""),
+    "one twice, at two rates": ([rated(1), rated(2)], InvalidInputError, "tasks", "defect"),
+    "a rate below nothing": ([rated(-1)], InvalidInputError, "tasks", "-1 fps"),
+    "a rate that is no number": ([rated(float("nan"))], InvalidInputError, "tasks", "nan fps"),
+    "a rate without end": ([rated(float("inf"))], InvalidInputError, "tasks", "inf fps"),
+    "a rate beyond cameras": ([rated(1e9)], InvalidInputError, "tasks", "1e+09 fps"),
+    "a rate beyond patience": ([rated(1e-9)], InvalidInputError, "tasks", "1e-09 fps"),
     "unknown": ([ref("weather")], NotFoundError, "tasks", "weather"),
     "one of them unknown": ([ref(), ref("weather")], NotFoundError, "tasks", "weather"),
     "unknown alias": ([ref(alias="canary")], NotFoundError, "tasks", "defect@canary"),
@@ -155,6 +165,11 @@ async def test_tasks_that_can_not_be_answered(live: Served, name: str) -> None:
     check(await refused(live.inference.StreamInfer(messages(wanted, [raw_frame(SHOT)]))), kind, field, value)
 
 
+async def test_a_single_picture_has_no_rate(live: Served) -> None:
+    request = inference_pb2.InferRequest(tasks=[rated(5)], raw=raw_frame(SHOT))
+    check(await refused(live.inference.Infer(request)), InvalidInputError, "tasks", "defect")
+
+
 async def test_a_request_without_a_picture(live: Served) -> None:
     error = await refused(live.inference.Infer(inference_pb2.InferRequest(tasks=refs("defect"))))
     assert (type(error), error.field, bool(error.fix)) == (InvalidInputError, "picture", True)
@@ -165,6 +180,9 @@ CONFIGS: dict[str, tuple[inference_pb2.StreamConfig, str, str]] = {
     "a codec of the future": (config(77, "defect"), "config.codec", "77"),  # type: ignore[arg-type]
     "a name without an end": (config(RAW, "defect", name="x" * 1_000), "config.name", "xxx"),
     "a name of two lines": (config(RAW, "defect", name="a\nb"), "config.name", "a\nb"),
+    "a deadline in days": (config(RAW, "defect", deadline_ms=90_000_000), "config.deadline_ms", "90000000"),
+    "a priority above all": (config(RAW, "defect", priority=1000), "config.priority", "1000"),
+    "a priority below all": (config(RAW, "defect", priority=-11), "config.priority", "-11"),
 }
 
 

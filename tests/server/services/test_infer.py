@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import io
 
+import grpc
+import grpc.aio
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,7 +11,7 @@ from PIL import Image
 from factories import pictures
 from lensmount.v1 import common_pb2, inference_pb2
 from lensmount_adapters.pictures import Pixels, decode_picture
-from serving import CLOSE, Kit, Served, raw_frame, refs, scores_of
+from serving import CLOSE, PATIENCE_S, Kit, Served, raw_frame, refs, scores_of
 
 SHOT = pictures(1, seed=12)[0]
 
@@ -75,3 +77,11 @@ async def test_times_are_told(live: Served) -> None:
     assert timings.inference_ms > 0
     assert timings.queue_ms >= 0
     assert timings.total_ms >= timings.decode_ms + timings.inference_ms
+
+
+async def test_a_call_without_the_time_for_it_is_refused_with_the_reason(live: Served, kit: Kit) -> None:
+    request = inference_pb2.InferRequest(tasks=refs("defect"), raw=raw_frame(SHOT))
+    assert (await live.inference.Infer(request, timeout=PATIENCE_S)).results
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await live.inference.Infer(request, timeout=1e-4)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED

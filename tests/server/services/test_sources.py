@@ -87,6 +87,24 @@ async def test_a_file_is_read_to_its_end_and_accounted_for(live: Served, kit: Ki
     assert ended.config == added.config
 
 
+async def test_a_task_with_a_rate_looks_at_some_frames(live: Served, clip: Path) -> None:
+    tasks = [*refs("defect"), common_pb2.TaskRef(task="surface", alias="live", max_fps=5)]
+    watching = Watching(live, tasks=["surface"])
+    added = await add(live, clip, tasks=tasks, deadline_ms=60_000, priority=-2)
+    assert (added.config.deadline_ms, added.config.priority, added.config.tasks[1].max_fps) == (60_000, -2, 5)
+    ended = await until(live, lambda source: source.state == sources_pb2.SOURCE_STATE_ENDED)
+    assert (ended.decoded, ended.answered, ended.dropped) == (20, 20, common_pb2.Drops())
+    results = await watching.results(3)
+    assert [result.frame_index for result in results] == [0, 5, 15]
+    assert [result.dropped_before.rate for result in results] == [0, 4, 9]
+
+
+async def test_a_source_whose_only_task_has_a_rate_accounts_for_the_rest(live: Served, clip: Path) -> None:
+    await add(live, clip, tasks=[common_pb2.TaskRef(task="surface", max_fps=5)])
+    ended = await until(live, lambda source: source.state == sources_pb2.SOURCE_STATE_ENDED)
+    assert (ended.decoded, ended.answered, ended.dropped) == (20, 3, common_pb2.Drops(rate=17))
+
+
 async def test_results_and_states_are_watched(live: Served, clip: Path) -> None:
     await add(live, clip, "other", loop=True, tasks=refs("surface"))
     watching = Watching(live, tasks=["surface"], with_jpeg=True)
@@ -196,6 +214,8 @@ BAD: dict[str, tuple[dict[str, object], type[LensmountError], str]] = {
     "another protocol": ({"url": "http://127.0.0.1/line.mp4"}, InvalidInputError, "url"),
     "a protocol of FFmpeg": ({"url": "concat:/etc/passwd|/etc/hosts"}, InvalidInputError, "url"),
     "no host": ({"url": "rtsp:///stream"}, InvalidInputError, "url"),
+    "a deadline in days": ({"deadline_ms": 90_000_000}, InvalidInputError, "deadline_ms"),
+    "a priority above all": ({"priority": 11}, InvalidInputError, "priority"),
     "no tasks": ({"tasks": []}, InvalidInputError, "tasks"),
     "an unknown task": ({"tasks": refs("weather")}, NotFoundError, "tasks"),
     "an unknown version": ({"tasks": [common_pb2.TaskRef(task="defect", version=9)]}, NotFoundError, "adapter"),

@@ -155,6 +155,16 @@ async def test_newest_drops_what_is_too_much_and_accounts_for_it(live: Served, m
     assert results[0].dropped_before.superseded == results[0].frame_index
 
 
+async def test_frames_that_would_be_late_are_dropped_and_counted(live: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow_engine(monkeypatch, 0.4)
+    frames = [raw_frame(shot) for shot in pictures(12, size=(40, 40))]
+    answered = await push(live, config(RAW, "defect", deadline_ms=100), frames)
+    summary = answered.summary
+    assert summary.dropped.late > 0
+    assert summary.dropped == common_pb2.Drops(late=summary.dropped.late)
+    assert summary.decoded == summary.answered + summary.dropped.late == 12
+
+
 async def test_every_frame_waits_where_newest_would_drop(live: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     slow_engine(monkeypatch, 0.03)
     frames = [raw_frame(shot) for shot in pictures(20, size=(40, 40)) * 2]

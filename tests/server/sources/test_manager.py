@@ -21,6 +21,7 @@ from lensmount.errors import (
 )
 from lensmount_server.frames import Answer, Frame, Want
 from lensmount_server.hub import Hub, Subscription
+from lensmount_server.scheduling import Terms
 from lensmount_server.sources.manager import SourceManager
 from lensmount_server.sources.model import SourceSpec, SourceState, SourceStatus
 from lensmount_server.sources.source import SourceOptions
@@ -262,8 +263,8 @@ async def test_other_errors_cost_frames_not_the_source(tmp_path: Path) -> None:
 
 async def test_a_defect_fails_the_source_and_does_not_hang_it(tmp_path: Path) -> None:
     class Broken:
-        async def answer(self, frame: Frame, wants: Sequence[Want]) -> list[Answer]:
-            raise ZeroDivisionError(frame, wants)
+        async def answer(self, frame: Frame, wants: Sequence[Want], terms: Terms) -> list[Answer]:
+            raise ZeroDivisionError(frame, wants, terms)
 
     async with managed(Broken()) as (manager, hub):
         with hub.subscribe() as subscription:
