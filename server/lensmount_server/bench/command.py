@@ -12,8 +12,12 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
+from lensmount_server.bench.capacity import measure as measure_capacity
+from lensmount_server.bench.engine import TRANSFORMER
 from lensmount_server.bench.engine import measure as measure_engine
+from lensmount_server.bench.swap import measure as measure_swap
 from lensmount_server.bench.table import engine_table, plot
 from lensmount_server.bench.timing import Rounds
 from lensmount_server.engine.settings import DEVICES, ENGINES, PRECISIONS, EngineSettings
@@ -28,6 +32,8 @@ def bench() -> None:
     \b
         lensmount bench engine                    K tasks beside one, beside timm, beside PEFT
         lensmount bench engine --plot bench.png   the same as a picture
+        lensmount bench swap                      new versions while frames are answered
+        lensmount bench capacity                  streams, tasks and adapters
     """  # noqa: D301 - click wants the control character
 
 
@@ -72,6 +78,60 @@ def engine(settings: EngineSettings, as_json: bool, rounds: int, picture: Path |
         click.echo(json.dumps(asdict(report)))
         return
     Console(width=None if Console().is_terminal else 160).print(engine_table(report))
+
+
+@bench.command()
+@measuring
+@click.option("--swaps", type=click.IntRange(1, 10_000), default=20, show_default=True)
+@click.option("--window", type=click.FloatRange(0.1, 3600), default=3.0, show_default=True, help="Seconds a swap.")
+def swap(settings: EngineSettings, as_json: bool, swaps: int, window: float) -> None:
+    """Register and promote versions while frames are answered, and look for rows lost, wrong or late.
+
+    Frames come at a steady rate that keeps the engine half busy. Windows with a swap and without take
+    turns; every answer is held against what its version must say of that picture.
+    """
+    with _progress() as progress:
+        report = measure_swap(settings, swaps, window, _say(progress))
+    _show(asdict(report), as_json=as_json)
+
+
+@bench.command()
+@measuring
+@click.option("--backbone", default=TRANSFORMER, show_default=True, help="timm's name of the shared model.")
+@click.option(
+    "--registered", type=click.IntRange(100, 100_000), default=1000, show_default=True, help="Adapters on disk."
+)
+@click.option("--hot", type=click.IntRange(16, 10_000), default=64, show_default=True, help="In memory.")
+def capacity(settings: EngineSettings, as_json: bool, backbone: str, registered: int, hot: int) -> None:
+    """How many streams, tasks and adapters this machine holds.
+
+    Adapters stay in LoRA form where their memory is measured: merged tails have a budget of their own.
+    """
+    with _progress() as progress:
+        report = measure_capacity(settings, backbone, registered, hot, _say(progress))
+    _show(asdict(report), as_json=as_json)
+
+
+def _show(report: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(report))
+        return
+    console = Console()
+    rows = report.pop("streams", ())
+    facts = Table(box=None, show_header=False, pad_edge=False)
+    for name, value in report.items():
+        facts.add_row(name.replace("_", " "), str(value))
+    console.print(facts)
+    if rows:
+        streams = Table(*(name.replace("_", " ") for name in rows[0]), box=None, header_style="bold", pad_edge=False)
+        for row in rows:
+            streams.add_row(*map(str, row.values()))
+        console.print(streams)
+
+
+def _say(progress: Progress) -> Callable[[str], None]:
+    task = progress.add_task("", total=None)
+    return lambda what: progress.update(task, description=what)
 
 
 def _progress() -> Progress:

@@ -125,7 +125,7 @@ def _transformer(bench: Bench, rounds: int, progress: Progress) -> Iterator[Case
     deep = _mounted(bench, [_lora(backbone, range(1, blocks + 1), 10 + seed) for seed in range(TASKS)])
     heads = _mounted(bench, [specimens.head_adapter(backbone, 20 + seed) for seed in range(HEADS)])
     _mounted(bench, [specimens.head_adapter(backbone, 100 + seed) for seed in range(IDLE)])
-    _settle(bench)
+    bench.executor.settle()
     scattered = [(frame, deep[frame % TASKS]) for frame in range(FRAMES)]
     peft = rivals.Peft(backbone, tail, DTYPES[bench.executor.precision])
     pictures = bench.pictures.to(backbone.device)
@@ -163,7 +163,7 @@ def _transformer(bench: Bench, rounds: int, progress: Progress) -> Iterator[Case
 def _convolutional(bench: Bench, rounds: int, progress: Progress) -> Iterator[Case]:
     stage = specimens.last_stage(bench.backbone)
     tasks = _mounted(bench, [_lora(bench.backbone, stage, seed) for seed in range(TASKS)])
-    _settle(bench)
+    bench.executor.settle()
     sides = {
         "one": bench.of(tasks[:1], FRAMES),
         "last_stage": bench.of(tasks, FRAMES),
@@ -184,12 +184,6 @@ def _mounted(bench: Bench, adapters: list[Adapter]) -> list[Adapter]:
     for adapter in adapters:
         bench.executor.mount(adapter)
     return adapters
-
-
-def _settle(bench: Bench) -> None:
-    """Wait until every tail that shall be merged is."""
-    if isinstance(bench.executor, CpuExecutor):
-        bench.executor.settle()
 
 
 def _timm(bench: Bench, adapter: Adapter) -> dict[str, Timed]:

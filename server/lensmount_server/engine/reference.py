@@ -37,6 +37,9 @@ class ReferenceExecutor:
     def unmount(self, content_hash: str) -> None:
         """Nothing is kept here."""
 
+    def settle(self) -> None:
+        """Nothing happens in the background."""
+
     def close(self) -> None:
         """There are no threads."""
 

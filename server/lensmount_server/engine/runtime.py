@@ -69,6 +69,10 @@ class Executor(Protocol):
         """Forget what was kept for an adapter."""
         ...
 
+    def settle(self) -> None:
+        """Wait until nothing is being made ready in the background any more."""
+        ...
+
     def close(self) -> None:
         """End the threads."""
         ...
@@ -94,6 +98,10 @@ class Engine:
     def unmount(self, content_hash: str) -> None:
         """Forget what was kept for an adapter; it may still be in a batch under way."""
         self.executor.unmount(content_hash)
+
+    def settle(self) -> None:
+        """Wait until nothing is being made ready in the background any more."""
+        self.executor.settle()
 
     def close(self) -> None:
         """End the executor's threads."""

@@ -79,6 +79,9 @@ class CudaExecutor:
     def unmount(self, content_hash: str) -> None:
         """Nothing: its slot is found by content, so it can not go stale, and is reused when it is the oldest."""
 
+    def settle(self) -> None:
+        """Nothing happens in the background."""
+
     def close(self) -> None:
         """There are no threads."""
 
