@@ -32,9 +32,10 @@ def backbone_of(name: str) -> Backbone:
 
 
 def lora_adapter(backbone: Backbone, segments: Sequence[int], rank: int, seed: int) -> Adapter:
-    """LoRA of `rank` on every Linear and ungrouped Conv2d of the segments, and a linear head."""
+    """LoRA of `rank` on every Linear and ungrouped Conv2d of the segments (-1: the last), and a linear head."""
     random = torch.Generator().manual_seed(seed)
-    lora = {index: _deltas(backbone.segments[index].editable_modules(), rank, random) for index in segments}
+    indices = sorted(index % len(backbone.segments) for index in segments)
+    lora = {index: _deltas(backbone.segments[index].editable_modules(), rank, random) for index in indices}
     lora = {index: deltas for index, deltas in lora.items() if deltas}
     edits = [Edit(segment=backbone.segments[index].name, kind="lora") for index in lora]
     return _adapter(backbone, f"task-{seed}", edits, min(lora), lora, random)
@@ -55,7 +56,7 @@ def last_stage(backbone: Backbone) -> list[int]:
     """The segments of a convolutional network's last stage: from the first one of its last group of blocks."""
     names = [segment.name for segment in backbone.segments]
     stages = [name.rpartition(".")[0] for name in names]
-    last = max((stage for stage in stages if stage), key=lambda stage: names.index(f"{stage}.0"))
+    last = max(filter(None, stages), key=stages.index)
     return [index for index, stage in enumerate(stages) if stage == last or index > stages.index(last)]
 
 
