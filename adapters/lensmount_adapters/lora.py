@@ -102,8 +102,8 @@ class LoraDelta:
         """What this edit adds to `module(x)`."""
         if isinstance(module, nn.Conv2d):
             low = F.conv2d(x, self.a, None, module.stride, module.padding, module.dilation)
-            return F.conv2d(low, self.b) * self.scale
-        return F.linear(F.linear(x, self.a), self.b) * self.scale
+            return F.conv2d(low * self.scale, self.b)
+        return F.linear(F.linear(x, self.a) * self.scale, self.b)
 
     def merged_into(self, weight: Tensor) -> Tensor:
         """The module's weight with this edit added: what `of` adds to the output, once and for all."""
