@@ -21,7 +21,7 @@ from lensmount_adapters.preprocessing import Preprocessing
 from lensmount_server.engine.cpu.eager import EagerCompiler
 from lensmount_server.engine.cpu.lanes import Lanes
 from lensmount_server.engine.cpu.lowered import twin
-from lensmount_server.engine.cpu.probes import Probes
+from lensmount_server.engine.cpu.probes import Probes, relative_error
 from lensmount_server.engine.cpu.tails import Tails
 from lensmount_server.engine.cpu.trunk import Trunk
 from lensmount_server.engine.cpu.units import Compiler, Options, SegmentRange, Unit, Work
@@ -72,13 +72,13 @@ class CpuExecutor:
 
         Raises ServerError when its logits are not finite.
         """
-        self._trunk.cut(adapter.fork, adapter.manifest.preprocessing)
         features = self._in_lora_form(adapter)
         head = adapter.head
         logits = run_head(head, self.backbone, features, self.backbone.pool(features))
         if not bool(torch.isfinite(logits).all()):
             fix = "train it again with a lower learning rate"
             raise ServerError("its logits are not finite", field="adapter", value=adapter.manifest.task, fix=fix)
+        self._trunk.cut(adapter.fork, adapter.manifest.preprocessing)
         if adapter.fork < len(self.backbone.segments):
             self._tails.want(adapter)
 
@@ -157,7 +157,7 @@ class CpuExecutor:
         x = self._probes.at(range_)[:1].contiguous()
         got = torch.empty((1, *unit.row_shape))
         unit.run(x, got)
-        error = float((got - expected).pow(2).mean().sqrt() / expected.pow(2).mean().sqrt().clamp_min(1e-12))
+        error = relative_error(got, expected)
         if not error <= FORMS_AGREE[self.precision]:
             raise ServerError("its merged tail differs from its LoRA form", field="adapter", value=f"{error:.2g}")
         return unit
