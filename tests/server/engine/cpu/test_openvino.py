@@ -233,6 +233,25 @@ def test_compiling_in_other_threads_changes_no_answer(tmp_path: Path) -> None:
     assert len(compiler._graphs) == 1
 
 
+def test_many_threads_trace_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tracer changes what the whole process sees (warnings), and a graph takes as much memory as the backbone."""
+    traced, graphs = openvino._traced, []
+
+    def counted(*arguments: Any) -> Any:
+        graphs.append(traced(*arguments))
+        return graphs[-1]
+
+    monkeypatch.setattr(openvino, "_traced", counted)
+    backbone = random_backbone("test_resnet")
+    compiler = OpenVinoCompiler(backbone, "fp32", 1)
+    threads = [threading.Thread(target=compiler._graph, args=(backbone.preprocessing,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(graphs) == 1
+
+
 def test_a_unit_weighs_what_its_segments_weigh_in_every_form() -> None:
     backbone = random_backbone("test_vit")
     compiler = OpenVinoCompiler(backbone, "bf16", 2)
