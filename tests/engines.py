@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,10 @@ from factories import fitted, head_package, lora_package, pictures, replaced_pac
 from lensmount_adapters.adapter import Adapter
 from lensmount_adapters.backbones import Backbone
 from lensmount_adapters.heads import HeadSpec, run_head
+from lensmount_server.engine.cpu.executor import CpuExecutor
+from lensmount_server.engine.cpu.units import NO_TENSORS, Compiler, Options, SegmentRange, Unit
 from lensmount_server.engine.plan import plan
-from lensmount_server.engine.reference import ReferenceExecutor
+from lensmount_server.engine.runtime import Executor
 
 Oracle = Callable[[Tensor], Tensor]
 Answers = dict[tuple[int, str], Tensor]
@@ -55,7 +57,7 @@ def _pair(oracle: Oracle, folder: Path, backbone: Backbone) -> tuple[Adapter, Or
     return fitted(folder, backbone), oracle
 
 
-def serve(executor: ReferenceExecutor, wanted: Iterable[tuple[int, Adapter]], rows: Tensor) -> Answers:
+def serve(executor: Executor, wanted: Iterable[tuple[int, Adapter]], rows: Tensor) -> Answers:
     """Logits (labels,) of every wanted (frame, content hash); `rows` are all frames, uint8."""
     answers: Answers = {}
     for work in plan(wanted):
@@ -76,6 +78,51 @@ def distance(got: Tensor, expected: Tensor) -> float:
     if got.shape != expected.shape:
         return float("inf")
     return float((got - expected).abs().max() / expected.abs().max())
+
+
+def arithmetic(wanted: Sequence[tuple[int, Adapter]], segments: int) -> list[int]:
+    """Rows for each segment: one for a frame that a later fork needs, one for each adapter that forked."""
+    pairs = {(frame, adapter.content_hash): adapter for frame, adapter in wanted}
+    return [
+        len({frame for (frame, _), adapter in pairs.items() if adapter.fork > segment})
+        + sum(adapter.fork <= segment for adapter in pairs.values())
+        for segment in range(segments)
+    ]
+
+
+class SideBySide:
+    """A compiler as it is, with other lanes; what it compiled of the backbone alone is kept for the next executor."""
+
+    def __init__(self, compiler: Compiler, lanes: int = 2) -> None:
+        self.compiler = compiler
+        self.name = compiler.name
+        self.precision = compiler.precision
+        self.lanes = lanes
+        self._kept: dict[tuple[SegmentRange, Options], Unit] = {}
+
+    def compile(self, range_: SegmentRange, options: Options, tensors: Mapping[str, Tensor] = NO_TENSORS) -> Unit:
+        """What the compiler makes."""
+        if tensors:
+            return self.compiler.compile(range_, options, tensors)
+        if (range_, options) not in self._kept:
+            self._kept[range_, options] = self.compiler.compile(range_, options)
+        return self._kept[range_, options]
+
+
+def lora_form(backbone: Backbone, compiler: Compiler, options: Options) -> CpuExecutor:
+    """An executor that merges no tail."""
+    return CpuExecutor(backbone, compiler, options, budget_bytes=0)
+
+
+def merged_form(backbone: Backbone, compiler: Compiler, options: Options, members: Iterable[Member]) -> CpuExecutor:
+    """An executor with the merged tails of all members."""
+    executor = CpuExecutor(backbone, compiler, options, budget_bytes=1 << 40)
+    edited = [member.adapter for member in members if member.adapter.fork < len(backbone.segments)]
+    for adapter in edited:
+        executor.mount(adapter)
+    executor.settle()
+    assert all(executor._tails.get(adapter) for adapter in edited)
+    return executor
 
 
 FRAMES = 6

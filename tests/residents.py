@@ -80,6 +80,9 @@ class WarmerLog:
                 raise error
             self.warm.add(adapter.content_hash)
 
+    def settle(self, content_hash: str = "", timeout_s: float | None = None) -> None:
+        """Nothing takes longer here."""
+
     def unmount(self, content_hash: str) -> None:
         """Note it."""
         with self._lock:

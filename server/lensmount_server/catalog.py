@@ -154,6 +154,7 @@ class Catalog:
         with self._mounts.leases() as held:
             held.hold(promoted)
             mounted = await self.residency.load(promoted)
+            await self.residency.settle(promoted.content_hash)
             async with self._promoting:
                 previous = await asyncio.to_thread(self.registry.set_alias, task, alias, version, expected)
                 self._mounts.point(alias, mounted)

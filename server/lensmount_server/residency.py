@@ -10,6 +10,8 @@ quarantine; nobody but those who asked for it notices.
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -33,9 +35,17 @@ T = TypeVar("T")
 LOADERS = 4
 # Versions that are loaded or wait for it.
 MAX_LOADING = 1024
+# How long a promotion waits for the engine to be done with an adapter; it answers before that too.
+SETTLE_S = 20.0
+# Adapters are loaded beside the engine, not against it (nice(2)).
+NICE = 10
 HOST = torch.device("cpu")
 # What may pass by itself: a package that is put back, memory that is free again.
 PASSING = (NotFoundError, UnavailableError)
+
+
+def _step_back() -> None:
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
 
 
 class Warmer(Protocol):
@@ -47,6 +57,10 @@ class Warmer(Protocol):
         Raises LensmountError for an adapter that must not answer, UnavailableError for what may pass;
         nothing of it is left then.
         """
+        ...
+
+    def settle(self, content_hash: str = "", timeout_s: float | None = None) -> None:
+        """Wait until an adapter that was mounted is as fast as it gets, at most so long."""
         ...
 
     def unmount(self, content_hash: str) -> None:
@@ -89,7 +103,7 @@ class Residency:
         self._device = device
         self._cache = HostCache() if cache is None else cache
         self._quarantine = Quarantine()
-        self._threads = ThreadPoolExecutor(LOADERS, thread_name_prefix="loader")
+        self._threads = ThreadPoolExecutor(LOADERS, thread_name_prefix="loader", initializer=_step_back)
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._loading: dict[str, asyncio.Task[Mounted]] = {}
         self._leaving: dict[str, Mounted] = {}
@@ -132,10 +146,15 @@ class Residency:
             if not self._present(content_hash):
                 await self._attempt(self._warmer.mount, adapter)
             try:
+                await self.settle(content_hash)
                 yield
             finally:
                 if not self._present(content_hash):
                     await self._in_thread(self._warmer.unmount, content_hash)
+
+    async def settle(self, content_hash: str) -> None:
+        """Wait until a warm adapter is as fast as it gets: so that it is checked, and takes over, in that form."""
+        await asyncio.to_thread(self._warmer.settle, content_hash, SETTLE_S)
 
     def keep(self, mounted: Mounted) -> None:
         """Make an adapter hot that passed its trial; whatever was wrong with its content before is mended."""

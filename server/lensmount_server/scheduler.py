@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from lensmount.errors import LensmountError, UnavailableError
+from lensmount.terms import MAX_PRIORITY
 from lensmount_adapters.adapter import Adapter
 from lensmount_adapters.outcome import decide, probabilities
 from lensmount_adapters.pictures import Pixels
@@ -104,7 +105,7 @@ class Scheduler:
         """The logits (labels,) of one adapter that need not be live, through the same path."""
         mounted = (Mounted(VersionId(adapter.manifest.task, 0, adapter.content_hash), adapter),)
         prepared = await asyncio.to_thread(_prepare, pixels, mounted)
-        ticket = Ticket("registration", 1, arrived_s=time.perf_counter())
+        ticket = Ticket("registration", 1, -MAX_PRIORITY, arrived_s=time.perf_counter())
         return (await self._run(ticket, pixels, prepared, lambda _: mounted)).logits[0]
 
     async def close(self) -> None:

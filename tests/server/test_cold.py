@@ -17,6 +17,7 @@ from lensmount_adapters.adapter import Adapter
 from lensmount_adapters.package import content_hash
 from lensmount_server.frames import Answer, Frame, VersionId, Want
 from lensmount_server.mounts import ColdError, Mounts
+from lensmount_server.scheduling import Terms
 from serving import CLOSE, PATIENCE_S, Kit, kept
 from tampering import Tamper, in_json, in_tensors
 
@@ -70,12 +71,12 @@ async def test_an_alias_that_moves_to_a_cold_version_while_a_frame_waits_is_foll
     async with opened(kit, tmp_path / "data", of(1)) as house:
         answer, asked = house.scheduler.answer, []
 
-        async def moved_meanwhile(frame: Frame, wants: Sequence[Want]) -> list[Answer]:
+        async def moved_meanwhile(frame: Frame, wants: Sequence[Want], terms: Terms) -> list[Answer]:
             asked.append(wants)
             if len(asked) == 1:
                 await house.catalog.promote("defect", "live", 2)
                 await house.catalog.ensure([SURFACE])
-            return await answer(frame, wants)
+            return await answer(frame, wants, terms)
 
         monkeypatch.setattr(house.scheduler, "answer", moved_meanwhile)
         assert (await ask(house.catalog, LIVE)).adapter.version == 2

@@ -37,7 +37,7 @@ class ReferenceExecutor:
     def unmount(self, content_hash: str) -> None:
         """Nothing is kept here."""
 
-    def settle(self) -> None:
+    def settle(self, content_hash: str = "", timeout_s: float | None = None) -> None:
         """Nothing happens in the background."""
 
     def close(self) -> None:

@@ -69,8 +69,8 @@ class Executor(Protocol):
         """Forget what was kept for an adapter."""
         ...
 
-    def settle(self) -> None:
-        """Wait until nothing is being made ready in the background any more."""
+    def settle(self, content_hash: str = "", timeout_s: float | None = None) -> None:
+        """Wait until an adapter is as fast as it gets, at most so long; without a name until all are."""
         ...
 
     def close(self) -> None:
@@ -99,9 +99,9 @@ class Engine:
         """Forget what was kept for an adapter; it may still be in a batch under way."""
         self.executor.unmount(content_hash)
 
-    def settle(self) -> None:
-        """Wait until nothing is being made ready in the background any more."""
-        self.executor.settle()
+    def settle(self, content_hash: str = "", timeout_s: float | None = None) -> None:
+        """Wait until a mounted adapter is as fast as it gets, at most so long; without a name until all are."""
+        self.executor.settle(content_hash, timeout_s)
 
     def close(self) -> None:
         """End the executor's threads."""

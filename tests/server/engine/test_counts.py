@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from engines import FRAMES, Zoo, lora_member, make_zoo, serve
+from engines import FRAMES, Zoo, arithmetic, lora_member, make_zoo, serve
 from factories import pictures, random_backbone, stacked
-from lensmount_adapters.adapter import Adapter
 from lensmount_adapters.backbones import Backbone
 from lensmount_server.engine.reference import ReferenceExecutor
-
-Wanted = Sequence[tuple[int, Adapter]]
 
 
 @contextmanager
@@ -41,16 +38,6 @@ def counted(backbone: Backbone) -> Iterator[Counter[str]]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def arithmetic(wanted: Wanted, segments: int) -> list[int]:
-    """Rows for each segment: one for a frame that a later fork needs, one for each adapter that forked."""
-    pairs = {(frame, adapter.content_hash): adapter for frame, adapter in wanted}
-    return [
-        len({frame for (frame, _), adapter in pairs.items() if adapter.fork > segment})
-        + sum(adapter.fork <= segment for adapter in pairs.values())
-        for segment in range(segments)
-    ]
 
 
 @pytest.mark.parametrize("tasks", [1, 2, 3, 5])

@@ -22,11 +22,11 @@ import platformdirs
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from lensmount.errors import LensmountError
+from lensmount.errors import IncompatibleError, LensmountError
 from lensmount_adapters.backbones import Backbone
 from lensmount_server.engine.cpu.compilers import make_compiler
 from lensmount_server.engine.cpu.lanes import Lanes
-from lensmount_server.engine.cpu.probes import Probes
+from lensmount_server.engine.cpu.probes import Probes, relative_error
 from lensmount_server.engine.cpu.units import Compiler, Options, SegmentRange, Unit, Work
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ Timed = Callable[[], object]
 class Candidate(BaseModel):
     """One way to compute: milliseconds for one row and for eight, and how far features are from torch's fp32."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     engine: str
     precision: str
@@ -56,8 +56,8 @@ class Candidate(BaseModel):
 
     @property
     def too_coarse(self) -> bool:
-        """Whether the features are too far from fp32 to be served."""
-        return self.error > COARSE
+        """Whether the features are too far from fp32 to be served, or no numbers at all."""
+        return not self.error <= COARSE
 
     @property
     def score(self) -> float:
@@ -68,7 +68,7 @@ class Candidate(BaseModel):
 class CostTable(BaseModel):
     """What was measured, and what follows from it; `batch_ms` is the whole backbone on so many rows."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     candidates: tuple[Candidate, ...]
     chosen: Candidate
@@ -99,7 +99,10 @@ def cost_table(backbone: Backbone, engine: str, precision: str, cores: int) -> C
 
 def _measure(backbone: Backbone, engine: str, precision: str, cores: int) -> CostTable:
     tried = list(_candidates(backbone, engine, precision, cores))
-    chosen = min(tried, key=lambda candidate: (candidate.score, candidate.eight_rows_ms))
+    chosen = min(tried, key=lambda candidate: candidate.score)
+    if chosen.too_coarse:
+        message, fix = "the features of this backbone are too far from fp32", "serve with --precision fp32"
+        raise IncompatibleError(message, field="precision", value=f"{chosen.precision}, {chosen.error:.2g}", fix=fix)
     compiler = make_compiler(backbone, chosen.engine, chosen.precision, cores)
     whole = SegmentRange(0, len(backbone.segments), backbone.preprocessing)
     lanes = Lanes(compiler.lanes)
@@ -136,7 +139,7 @@ def _candidate(backbone: Backbone, compiler: Compiler) -> Candidate:
     lanes.close()
     with torch.inference_mode():
         wanted, got = backbone.pool(probes.behind(whole)), backbone.pool(got)
-    error = float((got - wanted).pow(2).mean().sqrt() / wanted.pow(2).mean().sqrt().clamp_min(1e-12))
+    error = relative_error(got, wanted)
     return Candidate(
         engine=compiler.name, precision=compiler.precision, one_row_ms=one, eight_rows_ms=eight, error=error
     )

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lensmount_adapters.backbones import Backbone, Segment
 from lensmount_adapters.backbones.families import segments_of
-from lensmount_server.engine.cpu.lowered import lowered, with_tensors
+from lensmount_server.engine.cpu.lowered import lowered, twin, with_tensors
 from lensmount_server.engine.cpu.probes import Probes
 from lensmount_server.engine.cpu.units import NO_TENSORS, Options, SegmentRange
 
@@ -27,6 +27,8 @@ class EagerCompiler:
     def __init__(self, backbone: Backbone, precision: str) -> None:
         self.precision = precision
         self.backbone = lowered(backbone, DTYPES[precision])
+        # Copies are taken of modules that nobody runs: those of `backbone` may carry an adapter's deltas just now.
+        self._quiet = twin(self.backbone).model
         self._probes = Probes(backbone)
 
     def compile(self, range_: SegmentRange, options: Options, tensors: Mapping[str, Tensor] = NO_TENSORS) -> EagerUnit:
@@ -34,8 +36,7 @@ class EagerCompiler:
         del options  # torch takes any batch size as it comes
         segments = self.backbone.segments
         if tensors:
-            model = with_tensors(self.backbone.model, tensors)
-            segments = segments_of(model)
+            segments = segments_of(with_tensors(self._quiet, tensors))
         shape = tuple(self._probes.behind(range_).shape[1:])
         size = sum(tensor.numel() for tensor in tensors.values()) * DTYPES[self.precision].itemsize
         return EagerUnit(segments[range_.start : range_.stop], range_, DTYPES[self.precision], shape, size)

@@ -18,7 +18,7 @@ from lensmount_adapters.heads import run_head
 from lensmount_adapters.preprocessing import Preprocessing
 from lensmount_server.engine.cpu.eager import EagerCompiler
 from lensmount_server.engine.cpu.lanes import Lanes
-from lensmount_server.engine.cpu.probes import Probes
+from lensmount_server.engine.cpu.probes import Probes, relative_error
 from lensmount_server.engine.cpu.tails import Tails
 from lensmount_server.engine.cpu.trunk import Trunk
 from lensmount_server.engine.cpu.units import Compiler, Options, SegmentRange, Unit, Work
@@ -63,8 +63,8 @@ class CpuExecutor:
 
         Raises IncompatibleError when it answers with NaN or infinity.
         """
-        self._trunk.cut(adapter.fork, adapter.manifest.preprocessing)
         self._trial.check(adapter)
+        self._trunk.cut(adapter.fork, adapter.manifest.preprocessing)
         if adapter.fork < len(self.backbone.segments):
             self._tails.want(adapter)
 
@@ -72,13 +72,14 @@ class CpuExecutor:
         """Forget what was kept for an adapter."""
         self._tails.drop(content_hash)
 
-    def settle(self) -> None:
-        """Wait until no tail is being merged."""
-        self._tails.settle()
+    def settle(self, content_hash: str = "", timeout_s: float | None = None) -> None:
+        """Wait until this adapter's tail is merged, at most so long; without a name until all are."""
+        self._tails.settle(content_hash, timeout_s)
 
     def close(self) -> None:
         """End the threads."""
         self._tails.close()
+        self._trunk.close()
         self._lanes.close()
 
     @torch.inference_mode()
@@ -147,7 +148,7 @@ class CpuExecutor:
         x = self._probes.at(range_)[:1].contiguous()
         got = torch.empty((1, *unit.row_shape))
         unit.run(x, got)
-        error = float((got - expected).pow(2).mean().sqrt() / expected.pow(2).mean().sqrt().clamp_min(1e-12))
+        error = relative_error(got, expected)
         if not error <= FORMS_AGREE[self.precision]:
             raise ServerError("its merged tail differs from its LoRA form", field="adapter", value=f"{error:.2g}")
         return unit

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,7 +17,14 @@ from typing import Any
 import openvino as ov
 import torch
 from openvino import opset13 as ops
-from openvino.frontend import FrontEndManager
+from openvino.frontend import (
+    FrontEndManager,
+    GeneralFailure,
+    InitializationFailure,
+    NotImplementedFailure,
+    OpConversionFailure,
+    OpValidationFailure,
+)
 from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 from openvino.utils import replace_node
 from torch import Tensor, nn
@@ -24,7 +32,7 @@ from torch import Tensor, nn
 from lensmount.errors import ServerError
 from lensmount_adapters.backbones import Backbone
 from lensmount_adapters.preprocessing import Preprocessing
-from lensmount_server.engine.cpu.probes import PROBE_ROWS, Probes, as_is
+from lensmount_server.engine.cpu.probes import PROBE_ROWS, Probes, as_is, relative_error
 from lensmount_server.engine.cpu.units import NO_TENSORS, Options, SegmentRange
 
 HINTS = {"fp32": "f32", "bf16": "bf16"}
@@ -32,10 +40,19 @@ BYTES = {"fp32": 4, "bf16": 2}
 # Root mean square of the difference to torch's fp32, relative to the output's: what rounding can explain.
 TOLERANCE = {"fp32": 1e-3, "bf16": 1e-1}
 PREFIX = "self.model."
+# What OpenVINO and the tracer raise; those of the front end have no common base.
+FAILURES = (
+    RuntimeError,
+    GeneralFailure,
+    InitializationFailure,
+    NotImplementedFailure,
+    OpConversionFailure,
+    OpValidationFailure,
+)
 
 
 class OpenVinoCompiler:
-    """Compiles ranges of one backbone for `lanes` cores. One thread at a time."""
+    """Compiles ranges of one backbone for `lanes` cores. May be used by several threads."""
 
     name = "openvino"
 
@@ -46,6 +63,7 @@ class OpenVinoCompiler:
         self._probes = Probes(backbone)
         self._core = ov.Core()
         self._graphs: dict[Preprocessing, Any] = {}
+        self._tracing = threading.Lock()
 
     def compile(
         self, range_: SegmentRange, options: Options, tensors: Mapping[str, Tensor] = NO_TENSORS
@@ -55,15 +73,14 @@ class OpenVinoCompiler:
         try:
             graph = self._cut(range_)
             _put(graph, tensors)
-            forms = self._forms(graph, tuple(probe.shape[1:]), options)
-        except RuntimeError as error:  # the one class of error that OpenVINO has
-            fix = "serve with --engine torch"
-            message = f"OpenVINO can not compile it: {str(error).splitlines()[-1]}"
+            unit = OpenVinoUnit(self._forms(graph, tuple(probe.shape[1:]), options), tuple(expected.shape[1:]))
+            if not tensors:
+                self._check(unit, probe, expected)
+        except FAILURES as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+            message, fix = f"OpenVINO can not compile it: {reason}", "serve with --engine torch"
             raise ServerError(message, field="engine", value=self._backbone.name, fix=fix) from error
-        unit = OpenVinoUnit(forms, tuple(expected.shape[1:]))
         unit.size_bytes = self._weigh(range_) * (len(options.buckets) + options.wide)
-        if not tensors:
-            self._check(unit, probe, expected)
         return unit
 
     def _cut(self, range_: SegmentRange) -> Any:
@@ -80,10 +97,11 @@ class OpenVinoCompiler:
         return ov.Model([end], [entry], "range")
 
     def _graph(self, preprocessing: Preprocessing) -> Any:
-        if preprocessing not in self._graphs:
-            whole = SegmentRange(0, len(self._backbone.segments), preprocessing)
-            self._graphs[preprocessing] = _traced(_Borders(self._backbone, preprocessing), self._probes.at(whole))
-        return self._graphs[preprocessing]
+        with self._tracing:
+            if preprocessing not in self._graphs:
+                whole = SegmentRange(0, len(self._backbone.segments), preprocessing)
+                self._graphs[preprocessing] = _traced(_Borders(self._backbone, preprocessing), self._probes.at(whole))
+            return self._graphs[preprocessing]
 
     def _forms(self, graph: Any, row_shape: tuple[int, ...], options: Options) -> dict[tuple[int, bool], Any]:
         side_by_side = {"NUM_STREAMS": self.lanes, "INFERENCE_NUM_THREADS": self.lanes}
@@ -113,10 +131,16 @@ class OpenVinoCompiler:
             wanted = expected[torch.arange(rows) % PROBE_ROWS]
             got = torch.empty(wanted.shape)
             unit.run(x, got)
-            error = float((got - wanted).pow(2).mean().sqrt() / wanted.pow(2).mean().sqrt().clamp_min(1e-12))
-            if not error <= TOLERANCE[self.precision]:
-                message = "the compiled range differs from the backbone"
-                raise ServerError(message, field="engine", value=f"{error:.2g}", fix="serve with --engine torch")
+            self._compare(got, wanted)
+        alone = torch.empty(expected[:1].shape)
+        if unit.run_wide(probe[:1].contiguous(), alone):
+            self._compare(alone, expected[:1])
+
+    def _compare(self, got: Tensor, wanted: Tensor) -> None:
+        error = relative_error(got, wanted)
+        if not error <= TOLERANCE[self.precision]:
+            message = "the compiled range differs from the backbone"
+            raise ServerError(message, field="engine", value=f"{error:.2g}", fix="serve with --engine torch")
 
 
 class OpenVinoUnit:

@@ -5,6 +5,7 @@ Ranges are traced with it, and what was compiled is checked against it before it
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,11 +20,12 @@ PROBE_ROWS = 2
 
 
 class Probes:
-    """The backbone's own answers, PROBE_ROWS rows each, computed once a picture size."""
+    """The backbone's own answers, PROBE_ROWS rows each, computed once a picture size; for any thread."""
 
     def __init__(self, backbone: Backbone) -> None:
         self._backbone = backbone
         self._known: dict[Preprocessing, list[Tensor]] = {}
+        self._computing = threading.Lock()
 
     def at(self, range_: SegmentRange) -> Tensor:
         """Input of a range."""
@@ -34,15 +36,23 @@ class Probes:
         return self._through(range_.preprocessing)[range_.stop]
 
     def _through(self, preprocessing: Preprocessing) -> list[Tensor]:
-        if preprocessing not in self._known:
-            with as_is():
-                generator = torch.Generator().manual_seed(0)
-                shape = (PROBE_ROWS, 3, preprocessing.height, preprocessing.width)
-                pictures = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-                pictures = pictures.to(self._backbone.device)
-                borders = _borders(self._backbone, preprocessing.normalize(pictures))
-                self._known[preprocessing] = [pictures, *borders]
-        return self._known[preprocessing]
+        with self._computing:
+            if preprocessing not in self._known:
+                self._known[preprocessing] = _run(self._backbone, preprocessing)
+            return self._known[preprocessing]
+
+
+def relative_error(got: Tensor, wanted: Tensor) -> float:
+    """Root mean square of the difference, relative to that of `wanted`; NaN when `got` holds a NaN."""
+    return float((got - wanted).pow(2).mean().sqrt() / wanted.pow(2).mean().sqrt().clamp_min(1e-12))
+
+
+def _run(backbone: Backbone, preprocessing: Preprocessing) -> list[Tensor]:
+    with as_is():
+        generator = torch.Generator().manual_seed(0)
+        shape = (PROBE_ROWS, 3, preprocessing.height, preprocessing.width)
+        pictures = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(backbone.device)
+        return [pictures, *_borders(backbone, preprocessing.normalize(pictures))]
 
 
 def _borders(backbone: Backbone, x: Tensor) -> Iterator[Tensor]:

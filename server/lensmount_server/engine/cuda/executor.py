@@ -79,7 +79,7 @@ class CudaExecutor:
     def unmount(self, content_hash: str) -> None:
         """Nothing: its slot is found by content, so it can not go stale, and is reused when it is the oldest."""
 
-    def settle(self) -> None:
+    def settle(self, content_hash: str = "", timeout_s: float | None = None) -> None:
         """Nothing happens in the background."""
 
     def close(self) -> None:

@@ -56,7 +56,7 @@ def zoo(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 
 def served(engine: CudaExecutor | ReferenceExecutor, zoo: Zoo, wanted: Wanted) -> Answers:
-    answers = serve(engine, [(frame, zoo.members[i].adapter) for frame, i in wanted], zoo.rows)  # type: ignore[arg-type] # same contract
+    answers = serve(engine, [(frame, zoo.members[i].adapter) for frame, i in wanted], zoo.rows)
     return {key: row.float().cpu() for key, row in answers.items()}
 
 
@@ -197,7 +197,7 @@ def test_windows_and_unknown_families_are_right_too(name: str, tmp_path: Path, d
     plain = serve(ReferenceExecutor(backbone), [(f, m.adapter) for f in range(2) for m in members], rows)
     backbone.model.to(device)
     wanted = [(f, moved(m.adapter, device)) for f in range(2) for m in members]
-    answers = serve(CudaExecutor(backbone), wanted, rows)  # type: ignore[arg-type] # same contract
+    answers = serve(CudaExecutor(backbone), wanted, rows)
     assert max(distance(answers[key].cpu(), plain[key]) for key in plain) < TOLERANCE
 
 
