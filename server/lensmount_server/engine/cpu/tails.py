@@ -3,10 +3,8 @@
 A tail is merged and compiled by one thread while its adapter already answers in LoRA form.
 What does not fit into the budget is dropped, least recently used first, and answers in LoRA
 form again; but a tail in use is never dropped for another, or more hot adapters than fit
-would be compiled in turn for ever. A tail that could not be merged is not tried again.
-
-The thread has the priority of all others: those that a compiler starts in it inherit it,
-and they are the ones that later run the tail.
+would be compiled in turn for ever, unless somebody waits for the other (`settle`). A tail
+that could not be merged is not tried again.
 """
 
 from __future__ import annotations
@@ -15,13 +13,14 @@ import logging
 import queue
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 
 from lensmount_adapters.adapter import Adapter
 from lensmount_server.defects import known
+from lensmount_server.engine.cpu.background import in_background
 from lensmount_server.engine.cpu.units import Unit
 
 log = logging.getLogger(__name__)
@@ -50,6 +49,7 @@ class Tails:
         self._clock = clock
         self._tails: OrderedDict[str, _Tail] = OrderedDict()
         self._wanted: dict[str, Adapter] = {}
+        self._waited_for: Counter[str] = Counter()
         self._sizes: dict[str, int] = {}  # of what was tried; beyond the budget where merging failed
         self._lock = threading.Lock()
         self._numbers = count()
@@ -91,7 +91,9 @@ class Tails:
         if content_hash:
             self._queue.put((_NEXT, next(self._numbers), content_hash))
         with self._changed:
+            self._waited_for[content_hash] += 1
             self._changed.wait_for(lambda: not self._pending(content_hash), timeout_s)
+            self._waited_for[content_hash] -= 1
 
     def close(self) -> None:
         """End the thread and forget all tails."""
@@ -118,7 +120,8 @@ class Tails:
     def _make(self, adapter: Adapter) -> None:
         unit, size = None, self._budget + 1
         try:
-            unit = self._merge(adapter)
+            with in_background():
+                unit = self._merge(adapter)
             size = unit.size_bytes
         except Exception as error:  # noqa: BLE001 - whatever a compiler raises: the adapter answers without it
             log.warning("%s answers in LoRA form: %s", adapter.manifest.task, known(error))
@@ -127,7 +130,8 @@ class Tails:
                 return
             self._changed.notify_all()
             self._sizes[adapter.content_hash] = size
-            if unit is not None and size <= self._room():
+            waited_for = self._waited_for[adapter.content_hash] > 0
+            if unit is not None and size <= (self._budget if waited_for else self._room()):
                 self._keep(adapter.content_hash, unit)
                 self._make_room()
 

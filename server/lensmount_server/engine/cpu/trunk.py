@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 from lensmount_adapters.preprocessing import Preprocessing
+from lensmount_server.engine.cpu.background import in_background
 from lensmount_server.engine.cpu.units import Compiler, Options, SegmentRange, Unit
 
 Parts = dict[SegmentRange, Unit]
@@ -33,7 +34,8 @@ class Trunk:
     def _cut(self, fork: int, preprocessing: Preprocessing) -> None:
         parts = self._parts.get(preprocessing, {})
         wanted = _ranges({0, fork, self._segments, *(part.start for part in parts)}, preprocessing)
-        made = {range_: parts.get(range_) or self._compiler.compile(range_, self._options) for range_ in wanted}
+        with in_background():
+            made = {range_: parts.get(range_) or self._compiler.compile(range_, self._options) for range_ in wanted}
         self._parts = {**self._parts, preprocessing: made}
 
     def units(self, start: int, stop: int, preprocessing: Preprocessing) -> list[tuple[SegmentRange, Unit]]:
