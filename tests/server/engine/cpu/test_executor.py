@@ -141,8 +141,8 @@ def test_the_counts_are_those_of_the_units_themselves(small: Zoo) -> None:
     executor.close()
 
 
-FAMILIES = ["test_vit3", "test_efficientnet_gn", "lcnet_050", "test_convnext", "test_convnext2", *SMALL]
-UNKNOWN = ["test_maxvit", "test_byobnet", "test_nfnet"]
+FAMILIES = ["test_vit3", "test_efficientnet_gn", "lcnet_050", "test_convnext2", *SMALL]
+UNKNOWN = ["test_byobnet", "test_nfnet"]
 
 
 @pytest.mark.parametrize("engine", ["torch", "openvino"])

@@ -34,7 +34,7 @@ EVERYTHING = [(frame, number) for frame in range(FRAMES) for number in range(MEM
 Wanted = Sequence[tuple[int, int]]
 
 wanted_pairs = st.lists(st.tuples(st.integers(0, FRAMES - 1), st.integers(0, MEMBERS - 1)), min_size=1, max_size=16)
-few = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+few = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 fewer = settings(few, max_examples=5)
 
 
