@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from math import inf
 
 from torch import Tensor
 
 from lensmount.errors import LensmountError, UnavailableError
-from lensmount.terms import MAX_PRIORITY
 from lensmount_adapters.adapter import Adapter
 from lensmount_adapters.outcome import decide, probabilities
 from lensmount_adapters.pictures import Pixels
@@ -38,6 +39,9 @@ from lensmount_server.scheduling import (
     Terms,
     Ticket,
 )
+
+# How long a registration's picture waits for a frame to go with.
+COMPANY_S = 0.25
 
 Prepared = Mapping[Preprocessing, Tensor]
 Resolve = Callable[[Leases], tuple[Mounted, ...]]
@@ -80,6 +84,8 @@ class Scheduler:
         self._queue = Queue(self._costs, limit=MAX_WAITING, max_batch=MAX_BATCH)
         self._waiting: dict[Ticket, Waiting] = {}
         self._arrived = asyncio.Event()
+        self._company: deque[asyncio.Future[None]] = deque()
+        self._last_frame_s = -inf
         self._closed = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._worker = asyncio.create_task(self._work(), name="scheduler")
@@ -96,17 +102,39 @@ class Scheduler:
         if late is not None:
             raise late.error()
         prepared = await asyncio.to_thread(_prepare, frame.pixels, mounted)
+        self._take_along()
         outcome = await self._run(ticket, frame.pixels, prepared, lambda leases: tuple(map(leases.resolve, wants)))
         return [
             _answer(mounted, logits, outcome) for mounted, logits in zip(outcome.mounted, outcome.logits, strict=True)
         ]
 
     async def logits(self, pixels: Pixels, adapter: Adapter) -> Tensor:
-        """The logits (labels,) of one adapter that need not be live, through the same path."""
+        """The logits (labels,) of one adapter that need not be live, through the same path.
+
+        Where frames come, it goes with one of them: a row more costs a batch little, and a batch of its own
+        would hold up whoever comes next.
+        """
         mounted = (Mounted(VersionId(adapter.manifest.task, 0, adapter.content_hash), adapter),)
         prepared = await asyncio.to_thread(_prepare, pixels, mounted)
-        ticket = Ticket("registration", 1, -MAX_PRIORITY, arrived_s=time.perf_counter())
+        await self._company_of_a_frame()
+        ticket = Ticket("registration", 1, arrived_s=time.perf_counter())
         return (await self._run(ticket, pixels, prepared, lambda _: mounted)).logits[0]
+
+    async def _company_of_a_frame(self) -> None:
+        if self._closed or time.perf_counter() - self._last_frame_s > COMPANY_S:
+            return
+        loop = asyncio.get_running_loop()
+        company = loop.create_future()
+        self._company.append(company)
+        loop.call_later(COMPANY_S, _ring, company)
+        await company
+
+    def _take_along(self) -> None:
+        """Let one of those that wait for company be queued right behind the frame that comes now."""
+        self._last_frame_s = time.perf_counter()
+        while self._company:
+            if _ring(self._company.popleft()):
+                return
 
     async def close(self) -> None:
         """Finish the batch under way and refuse what still waits."""
@@ -197,6 +225,14 @@ class Scheduler:
         waiting = self._waiting.pop(refusal.ticket, None)
         if waiting is not None and not waiting.future.done():
             waiting.future.set_exception(refusal.error())
+
+
+def _ring(waiting: asyncio.Future[None]) -> bool:
+    """Wake it; False when that has happened before."""
+    if waiting.done():
+        return False
+    waiting.set_result(None)
+    return True
 
 
 def _ticket(frame: Frame, rows: int, terms: Terms) -> Ticket:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -34,7 +35,7 @@ from lensmount_server.scheduler import Scheduler
 class Specimen:
     """A package on disk and what its adapter says of the bench's pictures: logits (pictures, labels)."""
 
-    folder: Path
+    archive: Path
     content_hash: str
     task: str
     expected: Tensor
@@ -61,7 +62,10 @@ class Writer:
         (work,) = plan((frame, adapter) for frame in range(len(self._pictures)))
         (expected,) = self._reference.run(work, self._rows)
         _write(folder, self._backbone, adapter, task, Golden((self._pictures[0],), expected[:1].clone()))
-        return Specimen(folder, content_hash(folder), task, expected)
+        archive = folder.with_suffix(".zip")
+        with open_archive(folder) as opened, archive.open("wb") as file:
+            shutil.copyfileobj(opened.file, file)
+        return Specimen(archive, content_hash(folder), task, expected)
 
 
 def keep(registry: Registry, folder: Path, backbone: Backbone, adapter: Adapter, task: str) -> None:
@@ -87,14 +91,13 @@ async def serving(engine: Engine, data_dir: Path, hot: int) -> AsyncIterator[Cat
         registry.close()
 
 
-def upload(folder: Path) -> Callable[[Path], Awaitable[Check]]:
-    """What a client's upload of the package comes to."""
+def upload(archive: Path) -> Callable[[Path], Awaitable[Check]]:
+    """What the upload of a client that has zipped its package comes to."""
 
     async def receive(path: Path) -> Check:
         start = time.perf_counter()
-        with open_archive(folder) as archive, path.open("wb") as file:
-            shutil.copyfileobj(archive.file, file)
-            return Check("hash", f"{archive.size_bytes:,} bytes", (time.perf_counter() - start) * 1e3)
+        await asyncio.to_thread(shutil.copyfile, archive, path)
+        return Check("copied", archive.name, (time.perf_counter() - start) * 1e3)
 
     return receive
 

@@ -120,8 +120,8 @@ async def _measure(settings: EngineSettings, swaps: int, window_s: float, scratc
     versions, other = _write(Writer(backbone, pictures), scratch, swaps + WARM_UP + 1, backbone)
     expected = {each.content_hash: each.expected.softmax(-1) for each in (*versions, other)}
     async with serving(engine, scratch / "data", hot=HOT) as catalog:
-        await catalog.register(upload(other.folder), "live")
-        await catalog.register(upload(versions[0].folder), "live")
+        await catalog.register(upload(other.archive), "live")
+        await catalog.register(upload(versions[0].archive), "live")
         load = _Load(catalog, pictures, expected, 1.0, [versions[0].content_hash])
         load.interval_s = await _interval_s(load)
         register_ms, switch_ms, before = [], [], 0
@@ -161,7 +161,7 @@ async def _swap_under_load(load: _Load, version: Specimen, window_s: float) -> t
     """Register and promote while a window runs; milliseconds for each."""
     window = asyncio.create_task(load.window(window_s, swapping=True))
     start = time.perf_counter()
-    registered = await load.catalog.register(upload(version.folder))
+    registered = await load.catalog.register(upload(version.archive))
     spent = (time.perf_counter() - start) * 1e3
     load.live.append(version.content_hash)
     promotion = await load.catalog.promote(TASK, "live", registered.record.id.version)

@@ -70,7 +70,7 @@ def test_a_package_on_disk_is_the_adapter_that_was_written(tmp_path: Path) -> No
     pictures = shots(backbone, 2)
     adapter = specimens.lora_adapter(backbone, (-3, -2), 4, seed=1)
     specimen = Writer(backbone, pictures).write(tmp_path / "package", adapter, "defect")
-    read = fitted(specimen.folder, backbone)
+    read = fitted(tmp_path / "package", backbone)
     rows = torch.stack([backbone.preprocessing.prepare(pixels) for pixels in pictures])
     answers = serve(ReferenceExecutor(backbone), [(0, read), (1, read)], rows)
     assert read.content_hash == specimen.content_hash

@@ -14,7 +14,8 @@ import queue
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 
@@ -80,9 +81,9 @@ class Tails:
 
     def drop(self, content_hash: str) -> None:
         """Forget an adapter's tail, and that it failed; what runs on it now finishes."""
-        with self._lock:
+        with self._freed() as freed:
             self._wanted.pop(content_hash, None)
-            self._tails.pop(content_hash, None)
+            freed.append(self._tails.pop(content_hash, None))
             self._sizes.pop(content_hash, None)
             self._changed.notify_all()
 
@@ -115,17 +116,17 @@ class Tails:
         while content_hash := self._queue.get()[-1]:
             adapter = self._wanted.get(content_hash)
             if adapter is not None:
-                self._make(adapter)
+                with in_background():
+                    self._make(adapter)
 
     def _make(self, adapter: Adapter) -> None:
         unit, size = None, self._budget + 1
         try:
-            with in_background():
-                unit = self._merge(adapter)
+            unit = self._merge(adapter)
             size = unit.size_bytes
         except Exception as error:  # noqa: BLE001 - whatever a compiler raises: the adapter answers without it
             log.warning("%s answers in LoRA form: %s", adapter.manifest.task, known(error))
-        with self._lock:
+        with self._freed() as freed:
             if self._wanted.pop(adapter.content_hash, None) is None:
                 return
             self._changed.notify_all()
@@ -133,7 +134,7 @@ class Tails:
             waited_for = self._waited_for[adapter.content_hash] > 0
             if unit is not None and size <= (self._budget if waited_for else self._room()):
                 self._keep(adapter.content_hash, unit)
-                self._make_room()
+                freed.extend(self._make_room())
 
     def _pending(self, content_hash: str) -> bool:
         return content_hash in self._wanted if content_hash else bool(self._wanted)
@@ -148,9 +149,20 @@ class Tails:
         since = self._clock() - IN_USE_S
         return self._budget - sum(tail.unit.size_bytes for tail in self._tails.values() if tail.used > since)
 
-    def _make_room(self) -> None:
+    def _make_room(self) -> list[_Tail]:
+        """Take the tails out that ran longest ago, until the rest fits."""
+        taken = []
         while self._size() > self._budget:
-            self._tails.popitem(last=False)
+            taken.append(self._tails.popitem(last=False)[1])
+        return taken
+
+    @contextmanager
+    def _freed(self) -> Iterator[list[_Tail | None]]:
+        """The lock, and a list whose tails are freed after it: that takes a compiler as long as three frames."""
+        freed: list[_Tail | None] = []
+        with self._lock:
+            yield freed
+        freed.clear()
 
     def _size(self) -> int:
         return sum(tail.unit.size_bytes for tail in self._tails.values())
