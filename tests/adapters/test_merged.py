@@ -114,5 +114,5 @@ def test_a_delta_in_another_precision_is_the_same_edit() -> None:
     assert (low.a.dtype, low.b.dtype, low.scale) == (torch.bfloat16, torch.bfloat16, 0.5)
     assert torch.allclose(low.a.float(), delta.a, rtol=1e-2)
     assert torch.allclose(low.b.float(), delta.b, rtol=1e-2)
-    assert delta.to(torch.float32) is delta
+    assert delta.to(torch.float32).a is delta.a
     assert delta.a.dtype == torch.float32
