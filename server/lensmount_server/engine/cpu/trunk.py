@@ -13,7 +13,10 @@ Parts = dict[SegmentRange, Unit]
 
 
 class Trunk:
-    """Units for the segments before a fork. Parts are replaced as a whole: a pass never sees half of a new cut.
+    """Units for the segments before a fork. The table of parts is replaced as a whole: a pass never sees half of a cut.
+
+    Parts are only added. What runs to a border in one part goes on doing so when another border comes in
+    between; the smaller parts are for passes that need rows at both.
 
     A thread of its own compiles: the threads that will run a part inherit the priority of the one that
     compiled it, and whoever asks for a cut may have a low one.
@@ -33,16 +36,16 @@ class Trunk:
 
     def _cut(self, fork: int, preprocessing: Preprocessing) -> None:
         parts = self._parts.get(preprocessing, {})
-        wanted = _ranges({0, fork, self._segments, *(part.start for part in parts)}, preprocessing)
+        borders = {0, fork, self._segments, *(part.start for part in parts)}
+        missing = [range_ for range_ in _ranges(borders, preprocessing) if range_ not in parts]
         with in_background():
-            made = {range_: parts.get(range_) or self._compiler.compile(range_, self._options) for range_ in wanted}
-        self._parts = {**self._parts, preprocessing: made}
+            made = {range_: self._compiler.compile(range_, self._options) for range_ in missing}
+        self._parts = {**self._parts, preprocessing: {**parts, **made}}
 
     def units(self, start: int, stop: int, preprocessing: Preprocessing) -> list[tuple[SegmentRange, Unit]]:
-        """The parts from border `start` to border `stop`, in order."""
-        parts = self._parts.get(preprocessing, {})
-        path = [(range_, unit) for range_, unit in parts.items() if start <= range_.start and range_.stop <= stop]
-        if sum(len(range_) for range_, _ in path) != stop - start:
+        """The parts from border `start` to border `stop`, in order, as few as there are."""
+        path = _path(self._parts.get(preprocessing, {}), start, stop)
+        if path is None:
             self.cut(start, preprocessing)
             self.cut(stop, preprocessing)
             return self.units(start, stop, preprocessing)
@@ -61,3 +64,16 @@ class Trunk:
 def _ranges(borders: set[int], preprocessing: Preprocessing) -> list[SegmentRange]:
     ordered = sorted(borders)
     return [SegmentRange(a, b, preprocessing) for a, b in pairwise(ordered)]
+
+
+def _path(parts: Parts, start: int, stop: int) -> list[tuple[SegmentRange, Unit]] | None:
+    """The longest part that does not go too far, and so on: the smallest ones always lead to the end."""
+    path = []
+    while start < stop:
+        ahead = [part for part in parts if part.start == start and part.stop <= stop]
+        if not ahead:
+            return None
+        longest = max(ahead, key=len)
+        path.append((longest, parts[longest]))
+        start = longest.stop
+    return path

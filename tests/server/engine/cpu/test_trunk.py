@@ -84,7 +84,7 @@ def digits(start: int, stop: int) -> int:
 
 
 def borders(trunk: Trunk, preprocessing: Preprocessing = PREPROCESSING) -> list[int]:
-    return [0, *(range_.stop for range_, _ in trunk.units(0, SEGMENTS, preprocessing))]
+    return sorted({0, *(range_.stop for range_ in trunk._parts.get(preprocessing, {}))})
 
 
 @given(forks=st.lists(st.integers(0, SEGMENTS), max_size=8))
@@ -100,7 +100,7 @@ def test_cuts_are_only_added_and_parts_cover_every_segment_once(forks: list[int]
         assert through(trunk, 0, SEGMENTS) == digits(0, SEGMENTS)
         before = set(now)
     assert len(compiler.made) == len(set(compiler.made))
-    assert trunk.size_bytes == (SEGMENTS if forks else 0)
+    assert trunk.size_bytes == sum(map(len, compiler.made))
 
 
 @given(forks=st.lists(st.integers(0, SEGMENTS), max_size=4), ends=st.tuples(*[st.integers(0, SEGMENTS)] * 2))
@@ -118,6 +118,16 @@ def test_parts_that_stay_are_not_compiled_again(compiler: DigitsCompiler) -> Non
         trunk.cut(fork, PREPROCESSING)
     made = [(range_.start, range_.stop) for range_ in compiler.made]
     assert made == [(0, 4), (4, SEGMENTS), (4, 6), (6, SEGMENTS)]
+
+
+def test_what_ran_in_one_part_does_so_after_a_border_came_in_between(compiler: DigitsCompiler) -> None:
+    trunk = Trunk(compiler, SEGMENTS, OPTIONS)
+    for fork in (SEGMENTS, 6, 3):
+        trunk.cut(fork, PREPROCESSING)
+    ways = [[(r.start, r.stop) for r, _ in trunk.units(0, stop, PREPROCESSING)] for stop in (SEGMENTS, 6, 3)]
+    assert ways == [[(0, SEGMENTS)], [(0, 6)], [(0, 3)]]
+    assert [(r.start, r.stop) for r, _ in trunk.units(3, SEGMENTS, PREPROCESSING)] == [(3, 6), (6, SEGMENTS)]
+    assert through(trunk, 3, SEGMENTS) == digits(3, SEGMENTS)
 
 
 def test_every_preprocessing_has_its_own_parts(compiler: DigitsCompiler) -> None:
