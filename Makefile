@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PROTOS := $(wildcard proto/lensmount/v1/*.proto)
 
-.PHONY: help setup demo test lint format constraints clean
+.PHONY: help setup demo test bench lint format constraints clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,11 @@ demo: setup ## Train two adapters, stream a video, swap one of them on the way (
 test: setup ## Run all tests
 	$(BIN)/pytest -m "not slow" --numprocesses auto
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow --numprocesses auto
+
+bench: setup ## Measure what this machine holds, beside timm and PEFT (minutes)
+	$(BIN)/lensmount bench engine
+	$(BIN)/lensmount bench swap
+	$(BIN)/lensmount bench capacity
 
 lint: setup ## Check style, types and import rules
 	$(BIN)/ruff check .
