@@ -50,7 +50,7 @@ class Merging:
     def __call__(self, adapter: Adapter) -> Sized:
         self.made.append(adapter.content_hash)
         self.begun.set()
-        assert self.go_on.wait(20)
+        self.go_on.wait()
         if adapter.content_hash in self.fails:
             raise self.fails[adapter.content_hash]
         return Sized(self.sizes.get(adapter.content_hash, 100))
@@ -112,7 +112,7 @@ def want(tails: Tails, named: Named, names: str) -> None:
 def test_a_tail_is_there_when_it_is_merged(tails: Tails, named: Named, merging: Merging) -> None:
     merging.go_on.clear()
     tails.want(named("a"))
-    assert merging.begun.wait(10)
+    merging.begun.wait()
     assert tails.get(named("a")) is None
     merging.go_on.set()
     tails.settle()
@@ -209,7 +209,7 @@ def test_what_is_dropped_while_it_is_merged_does_not_come_back(tails: Tails, nam
     merging.go_on.clear()
     tails.want(named("a"))
     tails.want(named("b"))
-    assert merging.begun.wait(10)
+    merging.begun.wait()
     tails.drop("a")
     tails.drop("b")
     merging.go_on.set()
@@ -223,7 +223,7 @@ def test_what_is_dropped_and_wanted_again_while_it_is_merged_comes(
 ) -> None:
     merging.go_on.clear()
     tails.want(named("a"))
-    assert merging.begun.wait(10)
+    merging.begun.wait()
     tails.drop("a")
     tails.want(named("a"))
     merging.go_on.set()
@@ -244,7 +244,7 @@ def test_closing_ends_the_thread_after_what_it_is_at(named: Named, merging: Merg
     merging.go_on.clear()
     for name in "abc":
         tails.want(named(name))
-    assert merging.begun.wait(10)
+    merging.begun.wait()
     threading.Timer(0.05, merging.go_on.set).start()
     tails.close()
     assert not tails._worker.is_alive()
