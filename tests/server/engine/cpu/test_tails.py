@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -245,8 +246,12 @@ def test_closing_ends_the_thread_after_what_it_is_at(named: Named, merging: Merg
     for name in "abc":
         tails.want(named(name))
     merging.begun.wait()
-    threading.Timer(0.05, merging.go_on.set).start()
-    tails.close()
+    closing = threading.Thread(target=tails.close)
+    closing.start()
+    while tails._wanted:
+        time.sleep(1e-3)
+    merging.go_on.set()
+    closing.join()
     assert not tails._worker.is_alive()
     assert merging.made == ["a"]
     assert tails.size_bytes == 0
