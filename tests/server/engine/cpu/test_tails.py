@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -50,7 +51,7 @@ class Merging:
     def __call__(self, adapter: Adapter) -> Sized:
         self.made.append(adapter.content_hash)
         self.begun.set()
-        assert self.go_on.wait(20)
+        self.go_on.wait()
         if adapter.content_hash in self.fails:
             raise self.fails[adapter.content_hash]
         return Sized(self.sizes.get(adapter.content_hash, 100))
@@ -112,7 +113,7 @@ def want(tails: Tails, named: Named, names: str) -> None:
 def test_a_tail_is_there_when_it_is_merged(tails: Tails, named: Named, merging: Merging) -> None:
     merging.go_on.clear()
     tails.want(named("a"))
-    assert merging.begun.wait(10)
+    merging.begun.wait()
     assert tails.get(named("a")) is None
     merging.go_on.set()
     tails.settle()
@@ -209,7 +210,7 @@ def test_what_is_dropped_while_it_is_merged_does_not_come_back(tails: Tails, nam
     merging.go_on.clear()
     tails.want(named("a"))
     tails.want(named("b"))
-    assert merging.begun.wait(10)
+    merging.begun.wait()
     tails.drop("a")
     tails.drop("b")
     merging.go_on.set()
@@ -223,7 +224,7 @@ def test_what_is_dropped_and_wanted_again_while_it_is_merged_comes(
 ) -> None:
     merging.go_on.clear()
     tails.want(named("a"))
-    assert merging.begun.wait(10)
+    merging.begun.wait()
     tails.drop("a")
     tails.want(named("a"))
     merging.go_on.set()
@@ -244,9 +245,13 @@ def test_closing_ends_the_thread_after_what_it_is_at(named: Named, merging: Merg
     merging.go_on.clear()
     for name in "abc":
         tails.want(named(name))
-    assert merging.begun.wait(10)
-    threading.Timer(0.05, merging.go_on.set).start()
-    tails.close()
+    merging.begun.wait()
+    closing = threading.Thread(target=tails.close)
+    closing.start()
+    while tails._wanted:
+        time.sleep(1e-3)
+    merging.go_on.set()
+    closing.join()
     assert not tails._worker.is_alive()
     assert merging.made == ["a"]
     assert tails.size_bytes == 0
