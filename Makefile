@@ -20,7 +20,7 @@ demo: setup ## Train two adapters, stream a video, swap one of them on the way (
 	$(BIN)/lensmount demo
 
 test: setup ## Run all tests
-	$(BIN)/pytest -m "not slow" --numprocesses auto
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" --numprocesses auto
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow --numprocesses auto
 
 bench: setup ## Measure what this machine holds, beside timm and PEFT (minutes)
