@@ -15,8 +15,9 @@ from lensmount_adapters.adapter import Adapter
 from lensmount_adapters.backbones import Backbone
 from lensmount_adapters.heads import HeadSpec, run_head
 from lensmount_server.engine.cpu.executor import CpuExecutor
-from lensmount_server.engine.cpu.units import NO_TENSORS, Compiler, Options, SegmentRange, Unit
+from lensmount_server.engine.cpu.units import NO_TENSORS, Compiler, Options, Unit
 from lensmount_server.engine.plan import plan
+from lensmount_server.engine.ranges import SegmentRange
 from lensmount_server.engine.runtime import Executor
 
 Oracle = Callable[[Tensor], Tensor]
@@ -98,6 +99,7 @@ class SideBySide:
         self.name = compiler.name
         self.precision = compiler.precision
         self.lanes = lanes
+        self.probes = compiler.probes
         self._kept: dict[tuple[SegmentRange, Options], Unit] = {}
 
     def compile(self, range_: SegmentRange, options: Options, tensors: Mapping[str, Tensor] = NO_TENSORS) -> Unit:

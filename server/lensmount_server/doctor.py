@@ -19,7 +19,7 @@ from lensmount_adapters.backbones import Backbone, load_backbone
 from lensmount_adapters.backbones.backbone import create_model
 from lensmount_adapters.backbones.weights import find_weights
 from lensmount_server.config import ServeConfig
-from lensmount_server.engine.opening import choose
+from lensmount_server.engine.opening import check_cuda, choose
 
 PACKAGES = (
     "lensmount",
@@ -92,10 +92,10 @@ def _model(config: ServeConfig) -> Iterator[Finding]:
 
 
 def _engine(config: ServeConfig, backbone: Backbone) -> Finding:
-    if config.engine.device == "cuda":
-        fix = "use --device cpu, or install a GPU's driver and a CUDA build of torch"
-        return Finding("engine", torch.cuda.is_available(), "slots and one kernel on the GPU", fix)
     try:
+        if config.engine.device == "cuda":
+            check_cuda(config.engine)
+            return Finding("engine", ok=True, detail="slots and one kernel on the GPU")
         table = choose(backbone, config.engine)
     except LensmountError as error:
         return Finding("engine", ok=False, detail=error.message, fix=error.fix)

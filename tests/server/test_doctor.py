@@ -11,6 +11,7 @@ from pathlib import Path
 
 import av
 import pytest
+import torch
 
 from lensmount.errors import UnavailableError
 from lensmount_server import doctor
@@ -216,3 +217,10 @@ def test_a_host_that_nobody_knows(settings: ServeConfig, monkeypatch: pytest.Mon
     finding = found(replace(settings, address="camera-server:50051"), "address")
     assert not finding.ok
     assert "not known" in finding.detail
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there(settings: ServeConfig) -> None:
+    finding = found(replace(settings, engine=EngineSettings(device="cuda")), "engine")
+    assert (finding.ok, finding.detail) == (False, "torch finds no GPU")
+    assert "--device cpu" in finding.fix

@@ -13,8 +13,9 @@ from lensmount_adapters.backbones import Backbone
 from lensmount_server.bench.rivals import forward, with_head
 from lensmount_server.engine.cpu.executor import CpuExecutor
 from lensmount_server.engine.cpu.lanes import Lanes
-from lensmount_server.engine.cpu.lowered import with_tensors
-from lensmount_server.engine.cpu.units import Options, SegmentRange, Unit, Work
+from lensmount_server.engine.cpu.units import Options, Unit, Work
+from lensmount_server.engine.lowered import with_tensors
+from lensmount_server.engine.ranges import whole
 
 
 class Bare(Protocol):
@@ -41,7 +42,7 @@ class CompiledBare:
         self._compiler = executor.compiler
         self._options = Options(executor.options.buckets)
         self._pictures = pictures
-        self._whole = SegmentRange(0, len(self._backbone.segments), self._backbone.preprocessing)
+        self._whole = whole(self._backbone)
         self._unit = self._compiler.compile(self._whole, self._options)
         self._lanes = Lanes(self._compiler.lanes)
         self._models: dict[str, Unit] = {}

@@ -15,8 +15,8 @@ from lensmount_adapters.backbones import Backbone
 from lensmount_server.bench import rivals, specimens
 from lensmount_server.bench.bare import Bare, CompiledBare, EagerBare
 from lensmount_server.bench.timing import Rounds, Spread, Timed, in_turns
-from lensmount_server.engine.cpu.eager import DTYPES
 from lensmount_server.engine.cpu.executor import CpuExecutor
+from lensmount_server.engine.lowered import DTYPES
 from lensmount_server.engine.opening import open_executor
 from lensmount_server.engine.plan import plan
 from lensmount_server.engine.runtime import Executor

@@ -13,16 +13,18 @@ from torch import Tensor, nn
 from lensmount_adapters.adapter import Adapter
 from lensmount_adapters.backbones import Backbone
 from lensmount_server.bench.timing import Rounds, in_turns
-from lensmount_server.engine.cpu.eager import DTYPES
+from lensmount_server.engine.lowered import DTYPES
 
 Run = Callable[[], object]
 TRIAL_ROUNDS = 3
+PRECISIONS = ("fp32", "bf16")
 
 
 def timm_forms(backbone: Backbone, head: nn.Module, pictures: Tensor) -> dict[str, Run]:
     """Timm's own model with a classifier, eager, in every precision and memory format; its input is ready made."""
     forms: dict[str, Run] = {}
-    for precision, dtype in DTYPES.items():
+    for precision in PRECISIONS:
+        dtype = DTYPES[precision]
         for name, memory_format in (("", torch.contiguous_format), (" channels-last", torch.channels_last)):
             model = with_head(backbone, head).to(dtype=dtype, memory_format=memory_format)  # type: ignore[call-overload]
             x = backbone.preprocessing.normalize(pictures).to(dtype=dtype, memory_format=memory_format)

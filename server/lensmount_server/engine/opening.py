@@ -6,7 +6,7 @@ import os
 
 import torch
 
-from lensmount.errors import UnavailableError
+from lensmount.errors import InvalidInputError, UnavailableError
 from lensmount_adapters.backbones import Backbone
 from lensmount_server.engine.cpu.compilers import make_compiler
 from lensmount_server.engine.cpu.costs import CostTable, cost_table
@@ -28,7 +28,7 @@ def open_engine(backbone: Backbone, settings: EngineSettings) -> Engine:
 def open_executor(backbone: Backbone, settings: EngineSettings) -> Executor:
     """The executor for a backbone; see `open_engine`."""
     if settings.device == "cuda":
-        return open_cuda(backbone, settings.precision)
+        return open_cuda(backbone, settings)
     table = choose(backbone, settings)
     if table is None:
         return ReferenceExecutor(backbone)
@@ -46,14 +46,22 @@ def choose(backbone: Backbone, settings: EngineSettings) -> CostTable | None:
     return cost_table(backbone, settings.engine, settings.precision, _cores(settings))
 
 
-def open_cuda(backbone: Backbone, precision: str) -> Executor:
-    """Move the backbone to the GPU and make its executor; raises UnavailableError where there is none."""
-    if not torch.cuda.is_available():
-        fix = "serve with --device cpu, or install a GPU's driver and a CUDA build of torch"
-        raise UnavailableError("torch finds no GPU", field="device", value="cuda", fix=fix)
+def open_cuda(backbone: Backbone, settings: EngineSettings) -> Executor:
+    """Move the backbone to the GPU and make its executor; see `check_cuda` for what it raises."""
+    check_cuda(settings)
     from lensmount_server.engine.cuda.opening import cuda_executor  # noqa: PLC0415 - brings Triton's compiler with it
 
-    return cuda_executor(backbone, precision)
+    return cuda_executor(backbone, settings.precision)
+
+
+def check_cuda(settings: EngineSettings) -> None:
+    """Raise UnavailableError where there is no GPU, InvalidInputError for an engine that runs on CPUs only."""
+    if settings.engine != "auto":
+        fix = "leave --engine away, or use --device cpu"
+        raise InvalidInputError("this engine is for CPUs", field="engine", value=settings.engine, fix=fix)
+    if not torch.cuda.is_available():
+        fix = "use --device cpu, or install a GPU's driver and a CUDA build of torch"
+        raise UnavailableError("torch finds no GPU", field="device", value="cuda", fix=fix)
 
 
 def cpu_executor(backbone: Backbone, table: CostTable, cores: int, merged_mib: int) -> CpuExecutor:

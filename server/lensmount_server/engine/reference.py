@@ -13,6 +13,7 @@ from lensmount_adapters.backbones import Backbone
 from lensmount_adapters.heads import run_head
 from lensmount_server.engine.mixed import Rows, Span, run_segment, select
 from lensmount_server.engine.plan import Pass
+from lensmount_server.engine.probes import Probes
 from lensmount_server.engine.trial import Trial
 
 
@@ -27,7 +28,7 @@ class ReferenceExecutor:
 
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone
-        self._trial = Trial(backbone, backbone)
+        self._trial = Trial(backbone, backbone, Probes(backbone))
         self.segment_rows = [0] * len(backbone.segments)
 
     def mount(self, adapter: Adapter) -> None:

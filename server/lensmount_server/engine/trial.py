@@ -11,11 +11,11 @@ from lensmount.errors import IncompatibleError
 from lensmount_adapters.adapter import Adapter
 from lensmount_adapters.backbones import Backbone
 from lensmount_adapters.heads import run_head
-from lensmount_server.engine.cpu.lowered import twin
-from lensmount_server.engine.cpu.probes import Probes
-from lensmount_server.engine.cpu.units import SegmentRange
+from lensmount_server.engine.lowered import twin
 from lensmount_server.engine.mixed import run_tail
 from lensmount_server.engine.plan import Group
+from lensmount_server.engine.probes import Probes
+from lensmount_server.engine.ranges import SegmentRange
 
 
 class Trial:
@@ -25,10 +25,10 @@ class Trial:
     so a trial has modules of its own, over the same tensors as the engine's.
     """
 
-    def __init__(self, backbone: Backbone, computing: Backbone) -> None:
+    def __init__(self, backbone: Backbone, computing: Backbone, probes: Probes) -> None:
         self._backbone = backbone
         self._computing = twin(computing)
-        self._probes = Probes(backbone)
+        self._probes = probes
         self._turn = threading.Lock()
 
     def check(self, adapter: Adapter) -> None:

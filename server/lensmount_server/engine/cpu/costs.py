@@ -25,8 +25,9 @@ from lensmount.errors import IncompatibleError, LensmountError
 from lensmount_adapters.backbones import Backbone
 from lensmount_server.engine.cpu.compilers import make_compiler
 from lensmount_server.engine.cpu.lanes import Lanes
-from lensmount_server.engine.cpu.probes import Probes, relative_error
-from lensmount_server.engine.cpu.units import Compiler, Options, SegmentRange, Unit, Work
+from lensmount_server.engine.cpu.units import Compiler, Options, Unit, Work
+from lensmount_server.engine.probes import COARSE
+from lensmount_server.engine.ranges import whole
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +37,6 @@ REPEATS = 5
 # A larger batch size is compiled only where it saves this share of a row's cost.
 GAIN = 0.02
 ENOUGH_S = 1.0
-# Root mean square of the pooled features' difference to fp32, relative to the features: more is too coarse to serve.
-COARSE = 2e-2
 
 Timed = Callable[[], object]
 
@@ -103,9 +102,8 @@ def _measure(backbone: Backbone, engine: str, precision: str, cores: int) -> Cos
         message, fix = "the features of this backbone are too far from fp32", "serve with --precision fp32"
         raise IncompatibleError(message, field="precision", value=f"{chosen.precision}, {chosen.error:.2g}", fix=fix)
     compiler = make_compiler(backbone, chosen.engine, chosen.precision, cores)
-    whole = SegmentRange(0, len(backbone.segments), backbone.preprocessing)
     lanes = Lanes(compiler.lanes)
-    unit = compiler.compile(whole, Options(BUCKETS, wide=True))
+    unit = compiler.compile(whole(backbone), Options(BUCKETS, wide=True))
     buckets = tuple(_worthwhile(unit, compiler, lanes, backbone))
     batch_ms = {rows: _time(partial(_run, lanes, unit, backbone, rows)) for rows in ROWS}
     lanes.close()
@@ -130,15 +128,12 @@ def _candidates(backbone: Backbone, engine: str, precision: str, cores: int) -> 
 
 
 def _candidate(backbone: Backbone, compiler: Compiler) -> Candidate:
-    whole = SegmentRange(0, len(backbone.segments), backbone.preprocessing)
-    unit = compiler.compile(whole, Options((1, 4), wide=True))
-    lanes, probes = Lanes(compiler.lanes), Probes(backbone)
+    unit = compiler.compile(whole(backbone), Options((1, 4), wide=True))
+    lanes = Lanes(compiler.lanes)
     one, eight = (_time(partial(_run, lanes, unit, backbone, rows)) for rows in (1, 8))
-    (got,) = lanes.run([Work(unit, probes.at(whole))])
+    (features,) = lanes.run([Work(unit, compiler.probes.at(whole(backbone)))])
     lanes.close()
-    with torch.inference_mode():
-        wanted, got = backbone.pool(probes.behind(whole)), backbone.pool(got)
-    error = relative_error(got, wanted)
+    error = compiler.probes.pooled_error(features)
     return Candidate(
         engine=compiler.name, precision=compiler.precision, one_row_ms=one, eight_rows_ms=eight, error=error
     )

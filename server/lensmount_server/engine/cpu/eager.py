@@ -9,11 +9,11 @@ from torch import Tensor
 
 from lensmount_adapters.backbones import Backbone, Segment
 from lensmount_adapters.backbones.families import segments_of
-from lensmount_server.engine.cpu.lowered import lowered, twin, with_tensors
-from lensmount_server.engine.cpu.probes import Probes
-from lensmount_server.engine.cpu.units import NO_TENSORS, Options, SegmentRange
+from lensmount_server.engine.cpu.units import NO_TENSORS, Options
+from lensmount_server.engine.lowered import DTYPES, lowered, twin, with_tensors
+from lensmount_server.engine.probes import Probes
+from lensmount_server.engine.ranges import SegmentRange
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # Torch uses all cores inside an operator; these sizes only keep the activations in the cache.
 BUCKETS = (1, 2, 4, 8)
 
@@ -29,7 +29,7 @@ class EagerCompiler:
         self.backbone = lowered(backbone, DTYPES[precision])
         # Copies are taken of modules that nobody runs: those of `backbone` may carry an adapter's deltas just now.
         self._quiet = twin(self.backbone).model
-        self._probes = Probes(backbone)
+        self.probes = Probes(backbone)
 
     def compile(self, range_: SegmentRange, options: Options, tensors: Mapping[str, Tensor] = NO_TENSORS) -> EagerUnit:
         """The range with `tensors` in place of the backbone's."""
@@ -37,7 +37,7 @@ class EagerCompiler:
         segments = self.backbone.segments
         if tensors:
             segments = segments_of(with_tensors(self._quiet, tensors))
-        shape = tuple(self._probes.behind(range_).shape[1:])
+        shape = tuple(self.probes.behind(range_).shape[1:])
         size = sum(tensor.numel() for tensor in tensors.values()) * DTYPES[self.precision].itemsize
         return EagerUnit(segments[range_.start : range_.stop], range_, DTYPES[self.precision], shape, size)
 

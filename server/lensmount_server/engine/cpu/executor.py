@@ -18,12 +18,14 @@ from lensmount_adapters.heads import run_head
 from lensmount_adapters.preprocessing import Preprocessing
 from lensmount_server.engine.cpu.eager import EagerCompiler
 from lensmount_server.engine.cpu.lanes import Lanes
-from lensmount_server.engine.cpu.probes import Probes, relative_error
 from lensmount_server.engine.cpu.tails import Tails
 from lensmount_server.engine.cpu.trunk import Trunk
-from lensmount_server.engine.cpu.units import Compiler, Options, SegmentRange, Unit, Work
+from lensmount_server.engine.cpu.units import Compiler, Options, Unit, Work
+from lensmount_server.engine.lowered import DTYPES, lowered
 from lensmount_server.engine.mixed import run_tail, select
 from lensmount_server.engine.plan import Group, Pass
+from lensmount_server.engine.probes import relative_error
+from lensmount_server.engine.ranges import SegmentRange
 from lensmount_server.engine.trial import Trial
 
 # Root mean square of the difference between the two forms of an adapter, relative to the features.
@@ -46,10 +48,9 @@ class CpuExecutor:
         self.segment_rows = [0] * len(backbone.segments)
         self.options = options
         self.compiler = compiler
-        eager = compiler if isinstance(compiler, EagerCompiler) else EagerCompiler(backbone, compiler.precision)
-        self._lowered = eager.backbone
-        self._trial = Trial(backbone, eager.backbone)
-        self._probes = Probes(backbone)
+        known = compiler.backbone if isinstance(compiler, EagerCompiler) else None
+        self._lowered = known or lowered(backbone, DTYPES[compiler.precision])
+        self._trial = Trial(backbone, self._lowered, compiler.probes)
         self._lanes = Lanes(compiler.lanes)
         self._trunk = Trunk(compiler, len(backbone.segments), options)
         self._tails = Tails(self._merge, budget_bytes)
@@ -88,16 +89,22 @@ class CpuExecutor:
 
         `pictures` is uint8 (frames, 3, height, width), one row for each frame of the pass.
         """
+        logits: dict[Group, Tensor] = {}
         entering: list[Entering] = []
         frames, x, position = tuple(range(len(work.frames))), pictures, 0
         for fork in work.forks:
             still = work.shared_after(fork - 1)
             x = self._run_trunk(position, fork, x[select(frames, still)], work)
             frames, position = still, fork
-            forking = [group for group in work.groups if group.adapter.fork == fork]
-            entering += [(group, x[select(frames, group.frames)].contiguous()) for group in forking]
-        features = self._run_tails(entering)
-        return [self._head(group, features[group]) for group in work.groups]
+            rows = {group: select(frames, group.frames) for group in work.groups if group.adapter.fork == fork}
+            if fork == len(self.backbone.segments):
+                pooled = self.backbone.pool(x)
+                logits.update({group: self._head(group, x[own], pooled[own]) for group, own in rows.items()})
+            else:
+                entering += [(group, x[own].contiguous()) for group, own in rows.items()]
+        for group, features in self._run_tails(entering).items():
+            logits[group] = self._head(group, features, self.backbone.pool(features))
+        return [logits[group] for group in work.groups]
 
     def _run_trunk(self, start: int, stop: int, x: Tensor, work: Pass) -> Tensor:
         for range_, unit in self._trunk.units(start, stop, work.preprocessing) if stop > start else ():
@@ -107,21 +114,18 @@ class CpuExecutor:
 
     def _run_tails(self, entering: Sequence[Entering]) -> dict[Group, Tensor]:
         last = len(self.backbone.segments)
-        features: dict[Group, Tensor] = {}
         merged: list[tuple[Group, Work]] = []
         mixed: dict[int, list[Entering]] = {}
         for group, x in entering:
             fork = group.adapter.fork
             self._count(fork, last, len(x))
             unit = self._tails.get(group.adapter)
-            if fork == last:
-                features[group] = x
-            elif unit is None:
+            if unit is None:
                 mixed.setdefault(fork, []).append((group, x))
             else:
                 merged.append((group, Work(unit, x, weight=last - fork)))
         outs = self._lanes.run([work for _, work in merged])
-        features.update(zip((group for group, _ in merged), outs, strict=True))
+        features = dict(zip((group for group, _ in merged), outs, strict=True))
         for rows in mixed.values():
             features.update(self._run_mixed(rows))
         return features
@@ -131,8 +135,8 @@ class CpuExecutor:
             self._tails.want(group.adapter)
         return run_tail(self._lowered, rows)
 
-    def _head(self, group: Group, features: Tensor) -> Tensor:
-        return run_head(group.adapter.head, self.backbone, features, self.backbone.pool(features))
+    def _head(self, group: Group, features: Tensor, pooled: Tensor) -> Tensor:
+        return run_head(group.adapter.head, self.backbone, features, pooled)
 
     def _count(self, start: int, stop: int, rows: int) -> None:
         for index in range(start, stop):
@@ -145,7 +149,7 @@ class CpuExecutor:
             tensors = adapter.merged(self.backbone.model)
         unit = self.compiler.compile(range_, Options(self.options.buckets), tensors)
         expected = self._trial.features(adapter)
-        x = self._probes.at(range_)[:1].contiguous()
+        x = self.compiler.probes.at(range_)[:1].contiguous()
         got = torch.empty((1, *unit.row_shape))
         unit.run(x, got)
         error = relative_error(got, expected)

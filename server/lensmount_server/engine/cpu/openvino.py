@@ -32,11 +32,12 @@ from torch import Tensor, nn
 from lensmount.errors import ServerError
 from lensmount_adapters.backbones import Backbone
 from lensmount_adapters.preprocessing import Preprocessing
-from lensmount_server.engine.cpu.probes import PROBE_ROWS, Probes, as_is, relative_error
-from lensmount_server.engine.cpu.units import NO_TENSORS, Options, SegmentRange
+from lensmount_server.engine.cpu.units import NO_TENSORS, Options
+from lensmount_server.engine.lowered import DTYPES
+from lensmount_server.engine.probes import PROBE_ROWS, Probes, as_is, relative_error
+from lensmount_server.engine.ranges import SegmentRange
 
 HINTS = {"fp32": "f32", "bf16": "bf16"}
-BYTES = {"fp32": 4, "bf16": 2}
 # Root mean square of the difference to torch's fp32, relative to the output's: what rounding can explain.
 TOLERANCE = {"fp32": 1e-3, "bf16": 1e-1}
 PREFIX = "self.model."
@@ -60,7 +61,7 @@ class OpenVinoCompiler:
         self.precision = precision
         self.lanes = lanes
         self._backbone = backbone
-        self._probes = Probes(backbone)
+        self.probes = Probes(backbone)
         self._core = ov.Core()
         self._graphs: dict[Preprocessing, Any] = {}
         self._tracing = threading.Lock()
@@ -69,7 +70,7 @@ class OpenVinoCompiler:
         self, range_: SegmentRange, options: Options, tensors: Mapping[str, Tensor] = NO_TENSORS
     ) -> OpenVinoUnit:
         """The range with `tensors` in place of the backbone's; raises ServerError when it does not work."""
-        probe, expected = self._probes.at(range_), self._probes.behind(range_)
+        probe, expected = self.probes.at(range_), self.probes.behind(range_)
         try:
             graph = self._cut(range_)
             _put(graph, tensors)
@@ -100,8 +101,8 @@ class OpenVinoCompiler:
     def _graph(self, preprocessing: Preprocessing) -> Any:
         with self._tracing:
             if preprocessing not in self._graphs:
-                whole = SegmentRange(0, len(self._backbone.segments), preprocessing)
-                self._graphs[preprocessing] = _traced(_Borders(self._backbone, preprocessing), self._probes.at(whole))
+                range_ = SegmentRange(0, len(self._backbone.segments), preprocessing)
+                self._graphs[preprocessing] = _traced(_Borders(self._backbone, preprocessing), self.probes.at(range_))
             return self._graphs[preprocessing]
 
     def _forms(self, graph: Any, row_shape: tuple[int, ...], options: Options) -> dict[tuple[int, bool], Any]:
@@ -124,7 +125,7 @@ class OpenVinoCompiler:
         state: dict[str, Tensor] = self._backbone.model.state_dict()
         own = self._backbone.segments[range_.start : range_.stop]
         count = sum(t.numel() for name, t in state.items() if any(segment.owns_tensor(name) for segment in own))
-        return count * BYTES[self.precision]
+        return count * DTYPES[self.precision].itemsize
 
     def _check(self, unit: OpenVinoUnit, probe: Tensor, expected: Tensor) -> None:
         for rows in unit.buckets:

@@ -7,7 +7,8 @@ from itertools import pairwise
 
 from lensmount_adapters.preprocessing import Preprocessing
 from lensmount_server.engine.cpu.background import in_background
-from lensmount_server.engine.cpu.units import Compiler, Options, SegmentRange, Unit
+from lensmount_server.engine.cpu.units import Compiler, Options, Unit
+from lensmount_server.engine.ranges import SegmentRange
 
 Parts = dict[SegmentRange, Unit]
 

@@ -12,25 +12,10 @@ from typing import Protocol
 
 from torch import Tensor
 
-from lensmount_adapters.preprocessing import Preprocessing
+from lensmount_server.engine.probes import Probes
+from lensmount_server.engine.ranges import SegmentRange
 
 NO_TENSORS: Mapping[str, Tensor] = {}
-
-
-@dataclass(frozen=True)
-class SegmentRange:
-    """Segments `start` to `stop` (exclusive) for pictures of one preprocessing.
-
-    A range that starts at 0 takes uint8 (rows, 3, height, width) and normalises it; any other
-    takes float32 features as the segment before gives them. All give float32.
-    """
-
-    start: int
-    stop: int
-    preprocessing: Preprocessing
-
-    def __len__(self) -> int:
-        return self.stop - self.start
 
 
 class Unit(Protocol):
@@ -80,6 +65,11 @@ class Compiler(Protocol):
     @property
     def precision(self) -> str:
         """What its units compute in: "fp32" or "bf16"."""
+        ...
+
+    @property
+    def probes(self) -> Probes:
+        """What its units are checked against."""
         ...
 
     @property

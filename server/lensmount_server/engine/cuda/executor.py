@@ -23,11 +23,13 @@ from lensmount_server.engine.cuda.forwards import Forward, standing_in
 from lensmount_server.engine.cuda.graphs import CudaCapture, TrunkGraphs
 from lensmount_server.engine.cuda.kernel import INTERPRETED, edited_linear
 from lensmount_server.engine.cuda.layout import Layout, Layouts, gathered, layouts, shape_of
-from lensmount_server.engine.cuda.precision import DTYPES, Precision, forbid_tf32, in_precision
+from lensmount_server.engine.cuda.precision import Precision, forbid_tf32, in_precision
 from lensmount_server.engine.cuda.slots import Slots
 from lensmount_server.engine.cuda.tiles import NO_SLOT, Run, Runs, runs_of
 from lensmount_server.engine.cuda.transfer import Transfer
+from lensmount_server.engine.lowered import DTYPES
 from lensmount_server.engine.plan import Pass
+from lensmount_server.engine.probes import Probes
 from lensmount_server.engine.trial import Trial
 
 
@@ -67,7 +69,7 @@ class CudaExecutor:
             forbid_tf32()
         self.segment_rows = [0] * len(backbone.segments)
         self._own = in_precision(backbone, precision)
-        self._trial = Trial(backbone, self._own)
+        self._trial = Trial(backbone, self._own, Probes(backbone))
         self.slots = Slots(self._own.model, slots, DTYPES[precision])
         self._trunk = TrunkGraphs(self._eager_trunk, CudaCapture()).run if self._on_gpu else self._eager_trunk
         self._send = Transfer(device).send if self._on_gpu else torch.Tensor.cpu

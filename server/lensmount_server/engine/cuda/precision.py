@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import copy
-from dataclasses import replace
 from typing import Literal
 
 import torch
 
 from lensmount_adapters.backbones import Backbone
-from lensmount_adapters.backbones.families import segments_of
+from lensmount_server.engine.lowered import DTYPES, lowered
 
 Precision = Literal["fp32", "bf16", "fp16"]
-DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def forbid_tf32() -> None:
@@ -22,7 +19,4 @@ def forbid_tf32() -> None:
 
 def in_precision(backbone: Backbone, precision: Precision) -> Backbone:
     """The backbone itself in fp32, else a copy with rounded weights; its fingerprint stays that of the original."""
-    if precision == "fp32":
-        return backbone
-    model = copy.deepcopy(backbone.model).to(DTYPES[precision])
-    return replace(backbone, model=model, segments=segments_of(model))
+    return backbone if precision == "fp32" else lowered(backbone, DTYPES[precision])

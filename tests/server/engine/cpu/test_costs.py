@@ -16,9 +16,10 @@ from factories import random_backbone
 from lensmount.errors import IncompatibleError, InvalidInputError, LensmountError, ServerError, UnavailableError
 from lensmount_adapters.backbones import Backbone
 from lensmount_server.engine.cpu import costs
-from lensmount_server.engine.cpu.costs import COARSE, GAIN, ROWS, Candidate, CostTable, cost_table
+from lensmount_server.engine.cpu.costs import GAIN, ROWS, Candidate, CostTable, cost_table
 from lensmount_server.engine.cpu.eager import EagerCompiler
 from lensmount_server.engine.cpu.units import Compiler
+from lensmount_server.engine.probes import COARSE
 
 # Milliseconds for a row alone and for eight, and the error, of every way that the double knows.
 Ways = dict[tuple[str, str], tuple[float, float, float] | LensmountError]
@@ -68,6 +69,7 @@ class Named:
     def __init__(self, eager: EagerCompiler, name: str, precision: str) -> None:
         self.name, self.precision = name, precision
         self.compile = eager.compile
+        self.probes = eager.probes
 
 
 @pytest.fixture(scope="module")

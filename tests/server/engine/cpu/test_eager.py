@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from engines import lora_member
 from factories import random_backbone
 from lensmount_server.engine.cpu.eager import EagerCompiler, EagerUnit
-from lensmount_server.engine.cpu.probes import Probes, as_is, relative_error
-from lensmount_server.engine.cpu.units import Options, SegmentRange
+from lensmount_server.engine.cpu.units import Options
+from lensmount_server.engine.probes import Probes, as_is, relative_error
+from lensmount_server.engine.ranges import SegmentRange
 
 OPTIONS = Options()
 

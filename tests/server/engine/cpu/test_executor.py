@@ -41,7 +41,8 @@ from lensmount_adapters.heads import HeadSpec
 from lensmount_server.engine.cpu.eager import EagerCompiler
 from lensmount_server.engine.cpu.executor import CpuExecutor
 from lensmount_server.engine.cpu.openvino import OpenVinoCompiler
-from lensmount_server.engine.cpu.units import NO_TENSORS, Compiler, Options, SegmentRange, Unit
+from lensmount_server.engine.cpu.units import NO_TENSORS, Compiler, Options, Unit
+from lensmount_server.engine.ranges import SegmentRange
 
 TOLERANCE = 2e-5
 # With random weights lcnet is so steep that the oracle itself is 2e-4 away from what it says in fp64.

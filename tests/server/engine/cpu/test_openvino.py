@@ -19,8 +19,9 @@ from lensmount.errors import ServerError
 from lensmount_adapters.backbones import Backbone
 from lensmount_server.engine.cpu import openvino
 from lensmount_server.engine.cpu.openvino import OpenVinoCompiler, OpenVinoUnit
-from lensmount_server.engine.cpu.probes import Probes, as_is, relative_error
-from lensmount_server.engine.cpu.units import Options, SegmentRange
+from lensmount_server.engine.cpu.units import Options
+from lensmount_server.engine.probes import Probes, as_is, relative_error
+from lensmount_server.engine.ranges import SegmentRange
 
 OPTIONS = Options((1, 3), wide=True)
 TIGHT = 1e-5

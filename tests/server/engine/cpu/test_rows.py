@@ -18,7 +18,8 @@ from lensmount_server.engine.cpu import lanes
 from lensmount_server.engine.cpu.eager import EagerCompiler
 from lensmount_server.engine.cpu.executor import CpuExecutor
 from lensmount_server.engine.cpu.tails import _Tail
-from lensmount_server.engine.cpu.units import NO_TENSORS, Options, SegmentRange, Unit
+from lensmount_server.engine.cpu.units import NO_TENSORS, Options, Unit
+from lensmount_server.engine.ranges import SegmentRange
 from lensmount_server.engine.runtime import Executor
 
 # The largest difference of a logit, relative to the largest logit of its row.

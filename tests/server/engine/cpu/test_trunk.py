@@ -18,7 +18,9 @@ from factories import random_backbone
 from lensmount.errors import ServerError
 from lensmount_adapters.preprocessing import Preprocessing
 from lensmount_server.engine.cpu.trunk import Trunk
-from lensmount_server.engine.cpu.units import NO_TENSORS, Options, SegmentRange, Unit
+from lensmount_server.engine.cpu.units import NO_TENSORS, Options, Unit
+from lensmount_server.engine.probes import Probes
+from lensmount_server.engine.ranges import SegmentRange
 
 SEGMENTS = 9
 OPTIONS = Options((1,))
@@ -49,6 +51,7 @@ class DigitsCompiler:
     """Makes units of digits, and remembers which."""
 
     name, precision, lanes = "digits", "fp32", 1
+    probes = Probes(random_backbone("test_resnet"))
 
     def __init__(self) -> None:
         self.made: list[SegmentRange] = []

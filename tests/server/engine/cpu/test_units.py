@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factories import random_backbone
-from lensmount_server.engine.cpu.units import SegmentRange, chunks
+from lensmount_server.engine.cpu.units import chunks
+from lensmount_server.engine.ranges import SegmentRange
 
 buckets = st.sets(st.integers(2, 16), max_size=4).map(lambda sizes: (1, *sorted(sizes)))
 

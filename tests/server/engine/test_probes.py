@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from typing import Any
 
@@ -9,9 +10,9 @@ import pytest
 import torch
 
 from factories import random_backbone
-from lensmount_server.engine.cpu import probes
-from lensmount_server.engine.cpu.probes import PROBE_ROWS, Probes, as_is, relative_error
-from lensmount_server.engine.cpu.units import SegmentRange
+from lensmount_server.engine import probes
+from lensmount_server.engine.probes import PROBE_ROWS, Probes, as_is, relative_error
+from lensmount_server.engine.ranges import SegmentRange, whole
 
 
 @torch.inference_mode()
@@ -66,3 +67,12 @@ def test_a_relative_error_is_on_the_scale_of_what_is_wanted() -> None:
     assert relative_error(wanted, wanted) == 0
     assert relative_error(1.1 * wanted, wanted) == pytest.approx(0.1, rel=1e-5)
     assert not relative_error(torch.tensor([float("nan"), 0]), wanted) <= 1e9
+
+
+def test_the_pooled_error_is_that_of_what_heads_see() -> None:
+    backbone = random_backbone("test_resnet")
+    known = Probes(backbone)
+    own = known.behind(whole(backbone))
+    assert known.pooled_error(own) == 0
+    assert known.pooled_error(own * 1.5) == pytest.approx(0.5)
+    assert math.isnan(known.pooled_error(own * float("nan")))

@@ -14,9 +14,11 @@ from torch import Tensor
 
 from lensmount_adapters.backbones import Backbone
 from lensmount_adapters.preprocessing import Preprocessing
-from lensmount_server.engine.cpu.units import SegmentRange
+from lensmount_server.engine.ranges import SegmentRange, whole
 
 PROBE_ROWS = 2
+# Root mean square of the pooled features' difference to fp32, relative to the features: more is too coarse to serve.
+COARSE = 2e-2
 
 
 class Probes:
@@ -40,6 +42,12 @@ class Probes:
             if preprocessing not in self._known:
                 self._known[preprocessing] = _run(self._backbone, preprocessing)
             return self._known[preprocessing]
+
+    def pooled_error(self, features: Tensor) -> float:
+        """How far `features`, which somebody made of the probe pictures, are from the backbone's own, both pooled."""
+        backbone = self._backbone
+        with torch.inference_mode():
+            return relative_error(backbone.pool(features), backbone.pool(self.behind(whole(backbone))))
 
 
 def relative_error(got: Tensor, wanted: Tensor) -> float:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from lensmount_adapters.backbones import Backbone
 from lensmount_adapters.backbones.families import segments_of
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 def lowered(backbone: Backbone, dtype: torch.dtype) -> Backbone:
     """The same backbone (name, fingerprint) with its weights in `dtype`, convolutions channels-last."""

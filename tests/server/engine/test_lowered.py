@@ -8,8 +8,8 @@ from torch import nn
 
 from factories import SMALL, pictures, prepared, random_backbone
 from lensmount_adapters.backbones.backbone import fingerprint
-from lensmount_server.engine.cpu.lowered import lowered, twin, with_tensors
-from lensmount_server.engine.cpu.probes import relative_error
+from lensmount_server.engine.lowered import lowered, twin, with_tensors
+from lensmount_server.engine.probes import relative_error
 
 NAMES = ["test_vit", "test_resnet", "test_efficientnet", "test_convnext", *SMALL]
 
