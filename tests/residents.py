@@ -67,6 +67,7 @@ class WarmerLog:
         self.fails = fails
         self.warm: set[str] = set()
         self.mounts: Counter[str] = Counter()
+        self.settled: list[tuple[str, bool]] = []
         self.wrong: list[str] = []
         self._lock = threading.Lock()
 
@@ -81,7 +82,9 @@ class WarmerLog:
             self.warm.add(adapter.content_hash)
 
     def settle(self, content_hash: str = "", timeout_s: float | None = None) -> None:
-        """Nothing takes longer here."""
+        """Note it: for an adapter that is warm at that moment."""
+        del timeout_s  # nothing takes long here
+        self.settled.append((content_hash, content_hash in self.warm))
 
     def unmount(self, content_hash: str) -> None:
         """Note it."""

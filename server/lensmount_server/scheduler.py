@@ -38,6 +38,7 @@ from lensmount_server.scheduling import (
     Refusal,
     Terms,
     Ticket,
+    best_batch,
 )
 
 # How long a registration's picture waits for a frame to go with.
@@ -80,8 +81,9 @@ class Scheduler:
     def __init__(self, engine: Engine, mounts: Mounts, costs: Costs | None = None) -> None:
         self.engine = engine
         self._mounts = mounts
-        self._costs = costs or LearnedCosts()
-        self._queue = Queue(self._costs, limit=MAX_WAITING, max_batch=MAX_BATCH)
+        table = engine.batch_ms
+        self._costs = costs or LearnedCosts.of_table(table)
+        self._queue = Queue(self._costs, limit=MAX_WAITING, max_batch=best_batch(table) if table else MAX_BATCH)
         self._waiting: dict[Ticket, Waiting] = {}
         self._arrived = asyncio.Event()
         self._company: deque[asyncio.Future[None]] = deque()

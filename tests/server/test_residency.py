@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -19,11 +21,12 @@ from lensmount.errors import (
     TooLargeError,
     UnavailableError,
 )
+from lensmount_adapters.adapter import Adapter
 from lensmount_server import residency as module
 from lensmount_server.frames import VersionId
 from lensmount_server.hostcache import HostCache
 from lensmount_server.hotset import HotLimits, HotSet, Mounted
-from lensmount_server.residency import LOADERS, Residency
+from lensmount_server.residency import LOADERS, NICE, Residency
 from residents import Disk, WarmerLog, adapter_of, version_id
 from serving import PATIENCE_S, eventually
 
@@ -243,6 +246,31 @@ async def refuse(residency: Residency, warmer: WarmerLog) -> None:
     async with residency.trial(adapter_of(version_id(1))):
         assert warmer.warm == {"defect-1"}
         raise IncompatibleError("golden check")
+
+
+async def test_a_trial_is_of_the_form_that_will_answer() -> None:
+    """What is checked in a trial must not be another form than the one that takes over a moment later."""
+    warmer = WarmerLog()
+    async with resident(Disk(), warmer) as residency:
+        async with residency.trial(adapter_of(version_id(1))):
+            assert warmer.settled == [("defect-1", True)]
+        await residency.load(version_id(2))
+        assert len(warmer.settled) == 1  # a cold version answers as soon as it can
+
+
+async def test_loading_steps_back() -> None:
+    priorities: list[int] = []
+
+    class Witness(WarmerLog):
+        def mount(self, adapter: Adapter) -> None:
+            super().mount(adapter)
+            priorities.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    async with resident(Disk(), Witness()) as residency:
+        await residency.load(version_id(1))
+    assert priorities == [max(own, NICE)]
+    assert os.getpriority(os.PRIO_PROCESS, 0) == own
 
 
 async def test_a_trial_that_is_not_kept_leaves_nothing() -> None:

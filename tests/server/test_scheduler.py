@@ -7,6 +7,7 @@ import re
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
 
@@ -24,6 +25,8 @@ from lensmount.errors import (
     TooLargeError,
     UnavailableError,
 )
+from lensmount_server import scheduler as module
+from lensmount_server.engine.reference import ReferenceExecutor
 from lensmount_server.engine.runtime import Engine, Job
 from lensmount_server.frames import Answer, Frame, VersionId, Want
 from lensmount_server.mounts import Mounted, Mounts
@@ -552,3 +555,74 @@ async def test_an_alias_that_changes_inside_a_batch_would_be_noticed(kit: Kit) -
     engine = await asyncio.wait_for(follow_alias(kit, Wavering(versions)), PATIENCE_S)
     with pytest.raises(AssertionError):
         check_batches(engine.batches, kit, versions=1)
+
+
+class Measured(ReferenceExecutor):
+    """An executor whose batches were measured before it started: a second for one frame, little more for four."""
+
+    batch_ms = {1: 1000.0, 2: 1100.0, 4: 1300.0, 8: 2600.0}  # noqa: RUF012 - as its base has it
+
+
+@asynccontextmanager
+async def measured(kit: Kit, mounts: Mounts) -> AsyncIterator[Desk]:
+    """A desk whose engine has such a table."""
+    engine = Gated(kit)
+    engine.executor = Measured(kit.backbone)
+    scheduler = Scheduler(engine, mounts)
+    yield Desk(engine, mounts, scheduler)
+    engine.let(1000)
+    await scheduler.close()
+
+
+async def test_what_was_measured_counts_from_the_first_frame_on(desk: Desk, kit: Kit) -> None:
+    soon = Terms("camera", deadline_s=0.5)
+    async with measured(kit, desk.mounts) as slow:
+        await slow.busy()
+        with pytest.raises(DeadlineError):
+            await slow.scheduler.answer(frame(1), LIVE, soon)
+    await desk.busy()
+    waiting = asyncio.create_task(desk.scheduler.answer(frame(1), LIVE, soon))
+    await eventually(lambda: desk.scheduler._waiting, "nothing is known of this engine: the frame may try")
+    waiting.cancel()
+
+
+async def test_batches_are_as_large_as_was_measured_to_be_worth_it(desk: Desk, kit: Kit) -> None:
+    async with measured(kit, desk.mounts) as other:
+        first = await other.busy()
+        rest = await other.queue(*range(1, 7))
+        other.engine.let(3)
+        await asyncio.gather(first, *rest)
+        assert other.engine.batches == [[0], [1, 2, 3, 4], [5, 6]]
+
+
+async def test_a_registrations_picture_goes_with_a_frame(desk: Desk, kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "COMPANY_S", PATIENCE_S)
+    first = await desk.busy(0)
+    golden = asyncio.create_task(desk.scheduler.logits(frame(9).pixels, kit.defect[1].adapter))
+    await eventually(lambda: desk.scheduler._company, "the picture waits for company")
+    assert not desk.scheduler._waiting
+    rest = await desk.queue(1)
+    desk.engine.let(2)
+    await asyncio.gather(first, *rest, golden)
+    assert desk.engine.batches == [[0], [1, 9]]
+
+
+async def test_a_registrations_picture_does_not_wait_where_no_frames_come(
+    desk: Desk, kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "COMPANY_S", PATIENCE_S)
+    golden = asyncio.create_task(desk.scheduler.logits(frame(9).pixels, kit.defect[1].adapter))
+    desk.engine.let()
+    assert (await golden)[0] == pytest.approx(0.9)
+    assert desk.engine.batches == [[9]]
+
+
+async def test_a_registrations_picture_goes_alone_when_no_frame_comes_any_more(
+    desk: Desk, kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.engine.let(2)
+    await desk.ask(0)
+    monkeypatch.setattr(module, "COMPANY_S", 0.01)
+    desk.scheduler._last_frame_s = time.perf_counter()
+    await desk.scheduler.logits(frame(9).pixels, kit.defect[1].adapter)
+    assert desk.engine.batches == [[0], [9]]

@@ -67,7 +67,8 @@ def check_cuda(settings: EngineSettings) -> None:
 def cpu_executor(backbone: Backbone, table: CostTable, cores: int, merged_mib: int) -> CpuExecutor:
     """The CPU's executor as a cost table says."""
     compiler = make_compiler(backbone, table.chosen.engine, table.chosen.precision, cores)
-    executor = CpuExecutor(backbone, compiler, Options(table.buckets, wide=True), merged_mib << 20)
+    options = Options(table.buckets, wide=True)
+    executor = CpuExecutor(backbone, compiler, options, merged_mib << 20, table.batch_ms)
     executor.cut(len(backbone.segments), backbone.preprocessing)
     return executor
 

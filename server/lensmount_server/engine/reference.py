@@ -5,6 +5,9 @@ Slow and obviously right. Every faster form is held against it, and it against P
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import torch
 from torch import Tensor
 
@@ -25,6 +28,7 @@ class ReferenceExecutor:
 
     name = "reference"
     precision = "fp32"
+    batch_ms: Mapping[int, float] = MappingProxyType({})
 
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone

@@ -57,6 +57,11 @@ class Executor(Protocol):
         """Rows that went through each segment since the start."""
         ...
 
+    @property
+    def batch_ms(self) -> Mapping[int, float]:
+        """Milliseconds of batches of so many frames, one row each, where they were measured; else empty."""
+        ...
+
     def run(self, work: Pass, pictures: Tensor) -> list[Tensor]:
         """Logits (frames, labels) of each group of `work`, in their order; `pictures` is uint8, one row a frame."""
         ...
@@ -90,6 +95,11 @@ class Engine:
     def precision(self) -> str:
         """What it computes in: "fp32" or "bf16"."""
         return self.executor.precision
+
+    @property
+    def batch_ms(self) -> Mapping[int, float]:
+        """Milliseconds of batches of so many frames, one row each, where they were measured; else empty."""
+        return self.executor.batch_ms
 
     def mount(self, adapter: Adapter) -> None:
         """Make an adapter ready to answer; raises IncompatibleError when it answers with NaN or infinity. Blocks."""

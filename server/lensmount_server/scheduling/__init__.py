@@ -1,6 +1,6 @@
 """Which frames the engine takes next: pure logic with the clock as an argument, no thread, no event loop, no tensor."""
 
-from lensmount_server.scheduling.costs import Costs, LearnedCosts
+from lensmount_server.scheduling.costs import Costs, LearnedCosts, best_batch
 from lensmount_server.scheduling.overhead import Overhead, measure_overhead
 from lensmount_server.scheduling.queue import MAX_BATCH, MAX_WAITING, Queue
 from lensmount_server.scheduling.rates import StreamClock, Turns
@@ -21,5 +21,6 @@ __all__ = [
     "Terms",
     "Ticket",
     "Turns",
+    "best_batch",
     "measure_overhead",
 ]

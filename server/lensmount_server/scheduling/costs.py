@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 _DECAY = 0.95
@@ -29,13 +30,21 @@ class LearnedCosts:
     batches of one size only have been seen. The estimate is on the safe side by two mean
     deviations, as in Jacobson, "Congestion avoidance and control" (SIGCOMM 1988). One batch
     counts as at most four times what was expected, so that a single hiccup does not
-    close the door for long. Before the first batch every cost is 0: nothing is refused unseen.
+    close the door for long. Without a table and before the first batch every cost is 0: nothing is refused unseen.
     """
 
     def __init__(self) -> None:
         self._weight = self._x = self._y = self._xx = self._xy = 0.0
         self._spread = 0.0
         self._fixed_s = self._each_s = 0.0
+
+    @classmethod
+    def of_table(cls, batch_ms: Mapping[int, float]) -> LearnedCosts:
+        """Begin with what was measured: milliseconds of batches of so many frames, one row each."""
+        costs = cls()
+        for frames in sorted(batch_ms):
+            costs.observe(frames, frames, batch_ms[frames] / 1e3)
+        return costs
 
     def batch_s(self, frames: int, rows: int) -> float:
         """Seconds, on the safe side."""
@@ -64,3 +73,9 @@ class LearnedCosts:
         slope = min(max(slope, 0.0), proportional)
         safe = 1 + 2 * min(self._spread, _MAX_SPREAD)
         self._each_s, self._fixed_s = slope * safe, (mean_y - slope * mean_x) * safe
+
+
+def best_batch(batch_ms: Mapping[int, float]) -> int:
+    """The smallest measured batch whose cost a frame is within a twentieth of the best."""
+    per_frame = {frames: ms / frames for frames, ms in batch_ms.items()}
+    return min(frames for frames, ms in per_frame.items() if ms <= 1.05 * min(per_frame.values()))

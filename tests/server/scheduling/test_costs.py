@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lensmount_server.scheduling import LearnedCosts
+from lensmount_server.scheduling import LearnedCosts, best_batch
 
 SECONDS = st.floats(1e-5, 10, allow_nan=False)
 SEEN = st.lists(st.tuples(st.integers(1, 8), st.integers(1, 64), SECONDS), min_size=1, max_size=60)
@@ -71,3 +71,31 @@ def test_estimates_are_sane_whatever_was_seen(seen: list[tuple[int, int, float]]
         estimates = [costs.batch_s(size, size) for size in range(1, 9)]
         assert all(0 < estimate < 1e4 for estimate in estimates)
         assert estimates == sorted(estimates)
+
+
+def test_a_table_is_where_learning_begins() -> None:
+    costs = LearnedCosts.of_table({8: 64.0, 1: 15.0, 4: 36.0})
+    assert costs.batch_s(4, 4) == pytest.approx(0.036, rel=0.3)
+    assert costs.batch_s(1, 1) < costs.batch_s(4, 4) < costs.batch_s(8, 8)
+    for _ in range(200):
+        costs.observe(8, 8, 0.128)
+    assert costs.batch_s(8, 8) == pytest.approx(0.128, rel=0.1)
+
+
+def test_an_empty_table_says_nothing() -> None:
+    assert LearnedCosts.of_table({}).batch_s(8, 8) == 0
+
+
+@pytest.mark.parametrize(
+    ("table", "best"),
+    [
+        ({1: 10.0}, 1),
+        ({1: 10.0, 2: 19.0, 4: 37.9, 8: 80.0}, 2),
+        ({1: 10.0, 2: 16.0, 4: 30.0, 8: 50.0, 16: 99.0}, 8),
+        ({1: 10.0, 2: 20.0, 4: 40.0}, 1),
+    ],
+)
+def test_the_best_batch_is_the_smallest_that_is_nearly_as_cheap_a_frame_as_any(
+    table: dict[int, float], best: int
+) -> None:
+    assert best_batch(table) == best

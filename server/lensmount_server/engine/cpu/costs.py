@@ -73,12 +73,6 @@ class CostTable(BaseModel):
     buckets: tuple[int, ...]
     batch_ms: dict[int, float]
 
-    @property
-    def batch_rows(self) -> int:
-        """The smallest measured batch whose cost a row is within a twentieth of the best."""
-        per_row = {rows: ms / rows for rows, ms in self.batch_ms.items()}
-        return min(rows for rows, ms in per_row.items() if ms <= 1.05 * min(per_row.values()))
-
 
 def cost_table(backbone: Backbone, engine: str, precision: str, cores: int) -> CostTable:
     """The table of this machine for the backbone; measured (some seconds) when there is none yet.

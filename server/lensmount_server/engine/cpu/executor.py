@@ -6,7 +6,8 @@ base weights run once and each adapter's edits are added to its own rows (LoRA f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ from lensmount_server.engine.trial import Trial
 
 # Root mean square of the difference between the two forms of an adapter, relative to the features.
 FORMS_AGREE = {"fp32": 1e-3, "bf16": 1e-1}
-
+NOT_MEASURED: Mapping[int, float] = MappingProxyType({})
 
 Entering = tuple[Group, Tensor]
 
@@ -41,10 +42,18 @@ class CpuExecutor:
     `segment_rows` counts the rows that went through each segment since the start.
     """
 
-    def __init__(self, backbone: Backbone, compiler: Compiler, options: Options, budget_bytes: int) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        compiler: Compiler,
+        options: Options,
+        budget_bytes: int,
+        batch_ms: Mapping[int, float] = NOT_MEASURED,
+    ) -> None:
         self.backbone = backbone
         self.name = compiler.name
         self.precision = compiler.precision
+        self.batch_ms = batch_ms
         self.segment_rows = [0] * len(backbone.segments)
         self.options = options
         self.compiler = compiler

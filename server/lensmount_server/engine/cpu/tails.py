@@ -89,12 +89,12 @@ class Tails:
 
     def settle(self, content_hash: str = "", timeout_s: float | None = None) -> None:
         """Wait until this adapter's tail, which is merged next, is there or can not be; without a name for all."""
-        if content_hash:
-            self._queue.put((_NEXT, next(self._numbers), content_hash))
         with self._changed:
             self._waited_for[content_hash] += 1
+            if content_hash in self._wanted:
+                self._queue.put((_NEXT, next(self._numbers), content_hash))
             self._changed.wait_for(lambda: not self._pending(content_hash), timeout_s)
-            self._waited_for[content_hash] -= 1
+            self._waited_for -= Counter([content_hash])
 
     def close(self) -> None:
         """End the thread and forget all tails."""
@@ -131,8 +131,8 @@ class Tails:
                 return
             self._changed.notify_all()
             self._sizes[adapter.content_hash] = size
-            waited_for = self._waited_for[adapter.content_hash] > 0
-            if unit is not None and size <= (self._budget if waited_for else self._room()):
+            room = self._budget if self._waited_for[adapter.content_hash] else self._room()
+            if unit is not None and size <= room:
                 self._keep(adapter.content_hash, unit)
                 freed.extend(self._make_room())
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +57,7 @@ class CudaExecutor:
     """
 
     name = "cuda"
+    batch_ms: Mapping[int, float] = MappingProxyType({})
 
     def __init__(self, backbone: Backbone, precision: Precision = "fp32", slots: int = 32) -> None:
         device = backbone.device

@@ -20,6 +20,7 @@ from lensmount_server.engine.cpu.costs import GAIN, ROWS, Candidate, CostTable, 
 from lensmount_server.engine.cpu.eager import EagerCompiler
 from lensmount_server.engine.cpu.units import Compiler
 from lensmount_server.engine.probes import COARSE
+from lensmount_server.scheduling import best_batch
 
 # Milliseconds for a row alone and for eight, and the error, of every way that the double knows.
 Ways = dict[tuple[str, str], tuple[float, float, float] | LensmountError]
@@ -219,13 +220,13 @@ def test_batch_sizes_are_those_that_save_something(machine: Machine, backbone: B
     machine.batch_ms = cost.__getitem__
     table = cost_table(backbone, "auto", "auto", 2)
     assert table.buckets == (1, 2, 8)
-    assert table.batch_rows == 8
+    assert best_batch(table.batch_ms) == 8
 
 
 def test_where_a_row_is_cheapest_alone_that_is_the_only_batch_size(machine: Machine, backbone: Backbone) -> None:
     machine.batch_ms = lambda rows: float(rows**2)
     table = cost_table(backbone, "auto", "auto", 2)
-    assert (table.buckets, table.batch_rows) == ((1,), 1)
+    assert (table.buckets, best_batch(table.batch_ms)) == ((1,), 1)
 
 
 @pytest.fixture
@@ -249,7 +250,7 @@ def test_what_is_really_measured_is_right(quick: None, backbone: Backbone) -> No
     assert max(errors["torch", "fp32"], errors["openvino", "fp32"]) < 1e-5
     assert all(1e-4 < errors[engine, "bf16"] < COARSE for engine in ("torch", "openvino"))
     assert table.buckets == (1, 2, 4, 8)
-    assert table.batch_rows == 16
+    assert best_batch(table.batch_ms) == 16
 
 
 def test_time_is_the_least_of_the_runs_after_the_first(monkeypatch: pytest.MonkeyPatch) -> None:

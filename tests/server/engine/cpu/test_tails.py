@@ -163,6 +163,89 @@ def test_a_tail_in_use_is_not_dropped_for_another_and_nothing_is_merged_in_turn(
     assert ready(tails, named, "abcd") == "abd"
 
 
+def settled(tails: Tails, name: str, timeout_s: float | None = None) -> threading.Thread:
+    """Somebody who waits for one tail."""
+    waiting = threading.Thread(target=tails.settle, args=(name, timeout_s))
+    waiting.start()
+    while not tails._waited_for[name]:
+        time.sleep(0.001)
+    return waiting
+
+
+def test_one_that_is_waited_for_is_merged_next(tails: Tails, named: Named, merging: Merging) -> None:
+    merging.go_on.clear()
+    for name in "abc":
+        tails.want(named(name))
+    assert merging.begun.wait(60)
+    waiting = settled(tails, "c")
+    merging.go_on.set()
+    waiting.join()
+    tails.settle()
+    assert merging.made == ["a", "c", "b"]
+    assert not tails._waited_for
+
+
+def test_one_that_is_waited_for_takes_the_place_of_one_in_use(
+    tails: Tails, named: Named, merging: Merging, clock: Clock
+) -> None:
+    want(tails, named, "abc")
+    merging.go_on.clear()
+    merging.begun.clear()
+    tails.want(named("d"))
+    assert merging.begun.wait(60)
+    waiting = settled(tails, "d")
+    merging.go_on.set()
+    waiting.join()
+    assert ready(tails, named, "abcd") == "bcd"
+
+
+def test_who_waits_does_not_wait_for_ever(tails: Tails, named: Named, merging: Merging) -> None:
+    merging.go_on.clear()
+    tails.want(named("a"))
+    settled(tails, "a", timeout_s=0.01).join(60)
+    assert not tails._waited_for
+    assert ready(tails, named, "a") == ""
+
+
+def test_one_that_is_dropped_is_not_waited_for(tails: Tails, named: Named, merging: Merging) -> None:
+    merging.go_on.clear()
+    tails.want(named("a"))
+    waiting = settled(tails, "a")
+    tails.drop("a")
+    waiting.join(60)
+    assert not waiting.is_alive()
+
+
+class Heavy(Sized):
+    """Looks, when it is freed, whether somebody could ask for another tail at that moment."""
+
+    def __init__(self, tails: Tails, free: list[bool]) -> None:
+        super().__init__(100)
+        self.tails, self.free = tails, free
+
+    def __del__(self) -> None:
+        self.free.append(not self.tails._lock.locked())
+
+
+@pytest.mark.parametrize("by", ["drop", "room"])
+def test_nobody_waits_for_a_tail_that_is_freed(
+    tails: Tails, named: Named, monkeypatch: pytest.MonkeyPatch, clock: Clock, by: str
+) -> None:
+    free: list[bool] = []
+    monkeypatch.setattr(tails, "_merge", lambda _: Heavy(tails, free))
+    want(tails, named, "abc")
+    if by == "drop":
+        tails.drop("a")
+    else:
+        clock.wait()
+        want(tails, named, "d")
+    for _ in range(500):
+        if free:
+            break
+        time.sleep(0.01)
+    assert free == [True]
+
+
 def test_one_that_never_fits_is_merged_once(tails: Tails, named: Named, merging: Merging, clock: Clock) -> None:
     merging.sizes["x"] = 301
     want(tails, named, "axx")
