@@ -6,17 +6,16 @@ import asyncio
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
-
-import torch
 
 from lensmount_adapters.backbones import Backbone
 from lensmount_server.bench import specimens
 from lensmount_server.bench.memory import rss_bytes
 from lensmount_server.bench.packages import keep, serving, shots
+from lensmount_server.bench.setting import Setting, setting_of
 from lensmount_server.bench.timing import Timed, in_turns
 from lensmount_server.catalog import Catalog
 from lensmount_server.engine.opening import open_engine
@@ -49,13 +48,9 @@ class Streams:
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Setting):
     """What one run found. Latencies are from the question to the answer, adapter loaded from the disk in between."""
 
-    backbone: str
-    engine: str
-    precision: str
-    threads: int
     streams: tuple[Streams, ...]
     registered: int
     hot: int
@@ -90,12 +85,10 @@ async def _measure(
         start = time.perf_counter()
         await asyncio.to_thread(catalog.registry.page, "", 100, None)
         page_ms = (time.perf_counter() - start) * 1e3
+    setting = asdict(setting_of(engine.executor, name))
     engine.close()
     return Report(
-        backbone=name,
-        engine=engine.executor.name,
-        precision=engine.precision,
-        threads=torch.get_num_threads(),
+        **setting,
         streams=streams,
         registered=registered,
         hot=hot,

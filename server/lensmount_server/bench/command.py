@@ -23,6 +23,7 @@ from lensmount_server.bench.timing import Rounds
 from lensmount_server.engine.settings import DEVICES, ENGINES, PRECISIONS, EngineSettings
 
 MERGED_MIB = 4096
+MEASURED = [name for name in ENGINES if name != "reference"]
 
 
 @click.group()
@@ -41,7 +42,12 @@ def measuring(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of every bench."""
     options = [
         click.option("--device", type=click.Choice(DEVICES), default="cpu", show_default=True),
-        click.option("--engine", type=click.Choice(ENGINES[:-1]), default="auto", show_default=True),
+        click.option(
+            "--engine",
+            type=click.Choice(MEASURED),
+            default="auto",
+            show_default=True,
+        ),
         click.option("--precision", type=click.Choice(PRECISIONS), default="auto", show_default=True),
         click.option("--threads", type=click.IntRange(0, 1024), default=0, help="Computing threads; 0: one a core."),
         click.option("--json", "as_json", is_flag=True, help="For machines: one JSON object."),

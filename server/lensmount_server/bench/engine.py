@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 
 import torch
@@ -14,6 +14,7 @@ from lensmount_adapters.adapter import Adapter
 from lensmount_adapters.backbones import Backbone
 from lensmount_server.bench import rivals, specimens
 from lensmount_server.bench.bare import Bare, CompiledBare, EagerBare
+from lensmount_server.bench.setting import Setting, setting_of
 from lensmount_server.bench.timing import Rounds, Spread, Timed, in_turns
 from lensmount_server.engine.cpu.executor import CpuExecutor
 from lensmount_server.engine.lowered import DTYPES
@@ -49,13 +50,9 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Setting):
     """Everything that one run measured."""
 
-    backbone: str
-    engine: str
-    precision: str
-    threads: int
     rounds: int
     cases: tuple[Case, ...]
 
@@ -67,7 +64,6 @@ class Bench:
     backbone: Backbone
     executor: Executor
     pictures: Tensor
-    threads: int
 
     def of(self, adapters: Sequence[Adapter], frames: int) -> Timed:
         """Every adapter on every one of the first `frames` pictures."""
@@ -90,19 +86,19 @@ def measure(settings: EngineSettings, rounds: int, progress: Progress) -> Report
     """Run everything; takes some minutes. `progress` is told after every round."""
     bench = _bench(TRANSFORMER, settings)
     cases = [*_transformer(bench, rounds, progress)]
-    report = partial(Report, TRANSFORMER, bench.executor.name, bench.executor.precision, bench.threads, rounds)
+    setting = asdict(setting_of(bench.executor, TRANSFORMER))
     bench.executor.close()
     for name in CONVOLUTIONAL:
         bench = _bench(name, settings)
         cases += _convolutional(bench, rounds, progress)
         bench.executor.close()
-    return report(tuple(cases))
+    return Report(**setting, rounds=rounds, cases=tuple(cases))
 
 
 def _bench(name: str, settings: EngineSettings) -> Bench:
     backbone = specimens.backbone_of(name)
     executor = open_executor(backbone, settings)
-    return Bench(backbone, executor, specimens.pictures(backbone, FRAMES), torch.get_num_threads())
+    return Bench(backbone, executor, specimens.pictures(backbone, FRAMES))
 
 
 def _bare(bench: Bench) -> Bare:

@@ -6,7 +6,7 @@ import asyncio
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median, quantiles
 
@@ -17,6 +17,7 @@ from lensmount_adapters.pictures import Pixels
 from lensmount_server.bench import specimens
 from lensmount_server.bench.memory import rss_bytes
 from lensmount_server.bench.packages import Specimen, Writer, serving, shots, upload
+from lensmount_server.bench.setting import Setting, setting_of
 from lensmount_server.catalog import Catalog
 from lensmount_server.engine.opening import open_engine
 from lensmount_server.engine.settings import EngineSettings
@@ -35,13 +36,9 @@ Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Setting):
     """What happened; `p99_ratio` is the 99th percentile of latency in windows with a swap through those without."""
 
-    backbone: str
-    engine: str
-    precision: str
-    threads: int
     swaps: int
     rows: int
     lost: int
@@ -81,10 +78,11 @@ class _Load:
         for number in range(max(int(seconds / self.interval_s), 1)):
             due = start + number * self.interval_s
             await asyncio.sleep(max(due - time.perf_counter(), 0))
-            sent.append(asyncio.create_task(self._one(number, due, swapping=swapping)))
+            sent.append(asyncio.create_task(self.one(number, due, swapping=swapping)))
         await asyncio.gather(*sent)
 
-    async def _one(self, number: int, due: float, *, swapping: bool) -> None:
+    async def one(self, number: int, due: float, *, swapping: bool) -> None:
+        """Ask for one frame and look at its answers; its latency counts from when it was due."""
         shot, since = number % len(self.pictures), self.promoted - 1
         wants = (Want(TASK), Want(OTHER))
         self.asked += len(wants)
@@ -135,13 +133,11 @@ async def _measure(settings: EngineSettings, swaps: int, window_s: float, scratc
             register_ms.append(spent)
             switch_ms.append(switch)
         growth = 100 * (rss_bytes() / before - 1)
+    setting = asdict(setting_of(engine.executor, BACKBONE))
     engine.close()
     steady, swapping = load.latencies[False], load.latencies[True]
     return Report(
-        backbone=BACKBONE,
-        engine=engine.executor.name,
-        precision=engine.precision,
-        threads=torch.get_num_threads(),
+        **setting,
         swaps=swaps,
         rows=load.asked,
         lost=load.asked - load.answered,
@@ -175,7 +171,7 @@ async def _interval_s(load: _Load) -> float:
     spent = []
     for number in range(20):
         start = time.perf_counter()
-        await load._one(number, start, swapping=False)  # noqa: SLF001 - its own module
+        await load.one(number, start, swapping=False)
         spent.append(time.perf_counter() - start)
     return median(spent) / LOAD
 

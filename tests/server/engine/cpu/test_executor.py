@@ -337,3 +337,21 @@ def test_closing_ends_the_threads(small: Zoo) -> None:
 def test_it_says_what_computes_and_in_which_precision(small: Zoo, opened: Callable[..., CpuExecutor]) -> None:
     executor = opened(compiler=EagerCompiler(small.backbone, "bf16"))
     assert (executor.name, executor.precision) == ("torch", "bf16")
+
+
+def test_frames_are_pooled_once_for_all_tasks_that_only_add_a_head(
+    small: Zoo, opened: Callable[..., CpuExecutor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor, pooled = opened(), []
+    pool = Backbone.pool
+
+    def counted(self: Backbone, features: Tensor) -> Tensor:
+        pooled.append(len(features))
+        return pool(self, features)
+
+    heads = [member.adapter for member in small.members if member.adapter.fork == len(small.backbone.segments)]
+    assert len(heads) == 4
+    monkeypatch.setattr(Backbone, "pool", counted)
+    answers = serve(executor, [(frame, adapter) for frame in range(3) for adapter in heads], small.rows)
+    assert pooled == [3]
+    assert max(distance(answers[key], small.expected[key]) for key in answers) < TOLERANCE
