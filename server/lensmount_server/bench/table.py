@@ -47,8 +47,11 @@ def plot(report: Report, path: Path) -> None:
         for value, style in ((case.ideal, ":"), (case.goal, "-")):
             if value is not None:
                 axes.plot([value, value], [place - 0.4, place + 0.4], color="black", linestyle=style, linewidth=1.5)
-        axes.text(case.ratio_high + 0.05, place, f"{case.ratio:.2f}×", va="center", fontsize=8)
-    axes.set_yticks(places, [f"{case.name}, {case.backbone}, {case.frames} frames" for case in cases], fontsize=8)
+        beyond = max(value for value in (case.ratio_high, case.ideal, case.goal) if value is not None)
+        axes.text(beyond + 0.08, place, f"{case.ratio:.2f}×", va="center", fontsize=8)
+    axes.set_yticks(places, [_label(case) for case in cases], fontsize=8)
+    axes.set_ylim(-0.6, len(cases) - 0.4)
+    axes.set_xlim(0, 1.1 * max(case.ratio_high for case in cases))
     axes.set_xlabel(f"ratio (lower is better; solid: goal, dotted: ideal) — {report.engine} {report.precision}")
     figure.savefig(path, dpi=150)
 
@@ -60,6 +63,10 @@ def _cells(case: Case) -> list[str]:
     bounds = [f"{value:.2f}" if value is not None else "" for value in (case.ideal, case.goal)]
     numbers = [str(case.tasks), str(case.edited_segments), str(case.frames), f"{case.ms:.1f}"]
     return [case.name, case.backbone, *numbers, ratio, f"{case.ratio_low:.2f}–{case.ratio_high:.2f}", *bounds, case.to]
+
+
+def _label(case: Case) -> str:
+    return f"{case.name}, {case.backbone}, {case.frames} frame{'s' if case.frames > 1 else ''}"
 
 
 def _colour(case: Case) -> str:
