@@ -15,7 +15,7 @@ from lensmount_adapters.adapter import Adapter
 from lensmount_adapters.backbones import Backbone
 from lensmount_adapters.heads import HeadSpec, run_head
 from lensmount_server.engine.cpu.executor import CpuExecutor
-from lensmount_server.engine.cpu.units import NO_TENSORS, Compiler, Options, Unit
+from lensmount_server.engine.cpu.units import NO_TENSORS, Compiler, LoraUnit, Options, Unit
 from lensmount_server.engine.plan import plan
 from lensmount_server.engine.ranges import SegmentRange
 from lensmount_server.engine.runtime import Executor
@@ -110,10 +110,24 @@ class SideBySide:
             self._kept[range_, options] = self.compiler.compile(range_, options)
         return self._kept[range_, options]
 
+    def compile_lora(self, range_: SegmentRange, options: Options, ranks: Mapping[str, int]) -> LoraUnit | None:
+        """What the compiler makes."""
+        return self.compiler.compile_lora(range_, options, ranks)
+
 
 def lora_form(backbone: Backbone, compiler: Compiler, options: Options) -> CpuExecutor:
-    """An executor that merges no tail."""
+    """An executor that compiles nothing of an adapter."""
     return CpuExecutor(backbone, compiler, options, budget_bytes=0)
+
+
+def compiled_lora_form(
+    backbone: Backbone, compiler: Compiler, options: Options, members: Iterable[Member]
+) -> CpuExecutor:
+    """An executor with all members' LoRA forms, where the compiler has such, and no merged tail."""
+    executor = lora_form(backbone, compiler, options)
+    for member in members:
+        executor.mount(member.adapter)
+    return executor
 
 
 def merged_form(backbone: Backbone, compiler: Compiler, options: Options, members: Iterable[Member]) -> CpuExecutor:

@@ -135,13 +135,13 @@ class Catalog:
         with self.registry.staging() as staging:
             archive, folder = staging / "upload.zip", staging / "package"
             checks = [await receive(archive)]
-            await asyncio.to_thread(unpack, archive, folder)
-            admitted = await asyncio.to_thread(inspect, folder, self._scheduler.engine.backbone, checks)
+            await self.residency.beside(unpack, archive, folder)
+            admitted = await self.residency.beside(inspect, folder, self._scheduler.engine.backbone, checks)
             start = time.perf_counter()
             async with self.residency.trial(admitted.adapter):
                 passed(checks, "warm-up", "answers with numbers", start)
                 await golden_check(admitted, self._scheduler.logits, self._scheduler.engine.precision, checks)
-                record, is_new = await asyncio.to_thread(self.registry.add, admitted.package, folder)
+                record, is_new = await self.residency.beside(self.registry.add, admitted.package, folder)
                 self.residency.keep(Mounted(record.id, admitted.adapter))
         if alias:
             await self._promote(record.id.task, alias, record.id.version)

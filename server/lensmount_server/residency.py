@@ -150,11 +150,15 @@ class Residency:
                 yield
             finally:
                 if not self._present(content_hash):
-                    await self._in_thread(self._warmer.unmount, content_hash)
+                    await self.beside(self._warmer.unmount, content_hash)
 
     async def settle(self, content_hash: str) -> None:
         """Wait until a warm adapter is as fast as it gets: so that it is checked, and takes over, in that form."""
         await asyncio.to_thread(self._warmer.settle, content_hash, SETTLE_S)
+
+    async def beside(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Call what blocks in a thread that steps back behind those that answer frames."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
 
     def keep(self, mounted: Mounted) -> None:
         """Make an adapter hot that passed its trial; whatever was wrong with its content before is mended."""
@@ -223,7 +227,7 @@ class Residency:
     async def _attempt(self, work: Callable[..., T], *arguments: Any) -> T:
         """Do what may fail in a thread; whatever goes wrong is an error of ours."""
         try:
-            return await self._in_thread(work, *arguments)
+            return await self.beside(work, *arguments)
         except LensmountError:
             raise
         except (MemoryError, torch.OutOfMemoryError) as error:
@@ -253,8 +257,8 @@ class Residency:
             if mounted is None:
                 return  # somebody wanted it again
             try:
-                await self._in_thread(self._warmer.unmount, content_hash)
-                self._cache.put(await self._in_thread(mounted.adapter.to, HOST))
+                await self.beside(self._warmer.unmount, content_hash)
+                self._cache.put(await self.beside(mounted.adapter.to, HOST))
             except Exception as error:  # noqa: BLE001 - nobody waits for this; the log is told
                 known(error)
 
@@ -266,6 +270,3 @@ class Residency:
         lock = self._turns.setdefault(content_hash, asyncio.Lock())
         async with lock:
             yield
-
-    async def _in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)

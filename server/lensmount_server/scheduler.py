@@ -41,8 +41,8 @@ from lensmount_server.scheduling import (
     best_batch,
 )
 
-# How long a registration's picture waits for a frame to go with.
-COMPANY_S = 0.25
+# How long a registration's picture waits for a moment in which nobody needs the engine.
+PATIENCE_S = 0.25
 
 Prepared = Mapping[Preprocessing, Tensor]
 Resolve = Callable[[Leases], tuple[Mounted, ...]]
@@ -86,8 +86,8 @@ class Scheduler:
         self._queue = Queue(self._costs, limit=MAX_WAITING, max_batch=best_batch(table) if table else MAX_BATCH)
         self._waiting: dict[Ticket, Waiting] = {}
         self._arrived = asyncio.Event()
-        self._company: deque[asyncio.Future[None]] = deque()
-        self._last_frame_s = -inf
+        self._patient: deque[asyncio.Future[None]] = deque()
+        self._last_batch_s = -inf
         self._closed = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._worker = asyncio.create_task(self._work(), name="scheduler")
@@ -104,7 +104,6 @@ class Scheduler:
         if late is not None:
             raise late.error()
         prepared = await asyncio.to_thread(_prepare, frame.pixels, mounted)
-        self._take_along()
         outcome = await self._run(ticket, frame.pixels, prepared, lambda leases: tuple(map(leases.resolve, wants)))
         return [
             _answer(mounted, logits, outcome) for mounted, logits in zip(outcome.mounted, outcome.logits, strict=True)
@@ -113,29 +112,27 @@ class Scheduler:
     async def logits(self, pixels: Pixels, adapter: Adapter) -> Tensor:
         """The logits (labels,) of one adapter that need not be live, through the same path.
 
-        Where frames come, it goes with one of them: a row more costs a batch little, and a batch of its own
-        would hold up whoever comes next.
+        Where frames come, it goes right behind a batch that leaves nobody waiting: the next frame is furthest then.
         """
         mounted = (Mounted(VersionId(adapter.manifest.task, 0, adapter.content_hash), adapter),)
         prepared = await asyncio.to_thread(_prepare, pixels, mounted)
-        await self._company_of_a_frame()
+        await self._quiet_moment()
         ticket = Ticket("registration", 1, arrived_s=time.perf_counter())
         return (await self._run(ticket, pixels, prepared, lambda _: mounted)).logits[0]
 
-    async def _company_of_a_frame(self) -> None:
-        if self._closed or time.perf_counter() - self._last_frame_s > COMPANY_S:
+    async def _quiet_moment(self) -> None:
+        if self._closed or time.perf_counter() - self._last_batch_s > PATIENCE_S:
             return
         loop = asyncio.get_running_loop()
-        company = loop.create_future()
-        self._company.append(company)
-        loop.call_later(COMPANY_S, _ring, company)
-        await company
+        patient = loop.create_future()
+        self._patient.append(patient)
+        loop.call_later(PATIENCE_S, _ring, patient)
+        await patient
 
-    def _take_along(self) -> None:
-        """Let one of those that wait for company be queued right behind the frame that comes now."""
-        self._last_frame_s = time.perf_counter()
-        while self._company:
-            if _ring(self._company.popleft()):
+    def _be_quiet(self) -> None:
+        """Let one of those that wait for such a moment go on."""
+        while self._patient:
+            if _ring(self._patient.popleft()):
                 return
 
     async def close(self) -> None:
@@ -176,6 +173,9 @@ class Scheduler:
                 self._arrived.clear()
             if batch.tickets:
                 await self._run_batch(batch)
+                self._last_batch_s = time.perf_counter()
+                if not len(self._queue):
+                    self._be_quiet()
 
     async def _run_batch(self, batch: Batch) -> None:
         with self._mounts.leases() as leases:

@@ -595,34 +595,40 @@ async def test_batches_are_as_large_as_was_measured_to_be_worth_it(desk: Desk, k
         assert other.engine.batches == [[0], [1, 2, 3, 4], [5, 6]]
 
 
-async def test_a_registrations_picture_goes_with_a_frame(desk: Desk, kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "COMPANY_S", PATIENCE_S)
-    first = await desk.busy(0)
+async def test_a_registrations_picture_waits_until_nobody_needs_the_engine(
+    desk: Desk, kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PATIENCE_S", PATIENCE_S)
+    desk.engine.let()
+    await desk.ask(0)
+    first = await desk.busy(1)
     golden = asyncio.create_task(desk.scheduler.logits(frame(9).pixels, kit.defect[1].adapter))
-    await eventually(lambda: desk.scheduler._company, "the picture waits for company")
-    assert not desk.scheduler._waiting
-    rest = await desk.queue(1)
+    await eventually(lambda: desk.scheduler._patient, "the picture waits")
+    rest = await desk.queue(2)
+    desk.engine.let()
+    await asyncio.gather(first)
+    assert not golden.done()
     desk.engine.let(2)
-    await asyncio.gather(first, *rest, golden)
-    assert desk.engine.batches == [[0], [1, 9]]
+    await asyncio.gather(*rest, golden)
+    assert desk.engine.batches == [[0], [1], [2], [9]]
 
 
 async def test_a_registrations_picture_does_not_wait_where_no_frames_come(
     desk: Desk, kit: Kit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "COMPANY_S", PATIENCE_S)
+    monkeypatch.setattr(module, "PATIENCE_S", PATIENCE_S)
     golden = asyncio.create_task(desk.scheduler.logits(frame(9).pixels, kit.defect[1].adapter))
     desk.engine.let()
     assert (await golden)[0] == pytest.approx(0.9)
     assert desk.engine.batches == [[9]]
 
 
-async def test_a_registrations_picture_goes_alone_when_no_frame_comes_any_more(
+async def test_a_registrations_picture_does_not_wait_for_ever(
     desk: Desk, kit: Kit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     desk.engine.let(2)
     await desk.ask(0)
-    monkeypatch.setattr(module, "COMPANY_S", 0.01)
-    desk.scheduler._last_frame_s = time.perf_counter()
+    monkeypatch.setattr(module, "PATIENCE_S", 0.01)
+    desk.scheduler._last_batch_s = time.perf_counter()
     await desk.scheduler.logits(frame(9).pixels, kit.defect[1].adapter)
     assert desk.engine.batches == [[0], [9]]

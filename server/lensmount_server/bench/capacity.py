@@ -73,7 +73,7 @@ async def _measure(
 ) -> Report:
     progress("loading the backbone")
     backbone = specimens.backbone_of(name)
-    engine = await asyncio.to_thread(open_engine, backbone, settings)
+    engine = await asyncio.to_thread(open_engine, backbone, replace(settings, merge_after=0))
     streams = tuple(_streams(engine, progress))
     engine.close()
     engine = await asyncio.to_thread(open_engine, backbone, replace(settings, merged_mib=0))

@@ -93,8 +93,8 @@ def engine(settings: EngineSettings, as_json: bool, rounds: int, picture: Path |
 def swap(settings: EngineSettings, as_json: bool, swaps: int, window: float) -> None:
     """Register and promote versions while frames are answered, and look for rows lost, wrong or late.
 
-    Frames come at a steady rate that keeps the engine half busy. Windows with a swap and without take
-    turns; every answer is held against what its version must say of that picture.
+    Frames come at a steady rate that keeps the engine half busy. Windows without a swap, with one, and with
+    its tail being merged take turns; every answer is held against what its version must say of that picture.
     """
     with _progress() as progress:
         report = measure_swap(settings, swaps, window, _say(progress))

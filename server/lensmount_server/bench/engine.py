@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import torch
@@ -97,7 +97,7 @@ def measure(settings: EngineSettings, rounds: int, progress: Progress) -> Report
 
 def _bench(name: str, settings: EngineSettings) -> Bench:
     backbone = specimens.backbone_of(name)
-    executor = open_executor(backbone, settings)
+    executor = open_executor(backbone, replace(settings, merge_after=0))
     return Bench(backbone, executor, specimens.pictures(backbone, FRAMES))
 
 

@@ -19,7 +19,9 @@ from lensmount_server.bench.memory import rss_bytes
 from lensmount_server.bench.packages import Specimen, Writer, serving, shots, upload
 from lensmount_server.bench.setting import Setting, setting_of
 from lensmount_server.catalog import Catalog
+from lensmount_server.engine.cpu.executor import CpuExecutor
 from lensmount_server.engine.opening import open_engine
+from lensmount_server.engine.runtime import Engine
 from lensmount_server.engine.settings import EngineSettings
 from lensmount_server.frames import Answer, Frame, Want
 from lensmount_server.scheduling import Terms
@@ -31,13 +33,18 @@ WARM_UP, HOT, MERGED_MIB = 6, 6, 256
 # How busy the engine is kept by frames alone, so that latency means something.
 LOAD = 0.5
 TASK, OTHER = "defect", "scene"
+STEADY, SWAP, MERGING = "steady", "swap", "merging"
 
 Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Report(Setting):
-    """What happened; `p99_ratio` is the 99th percentile of latency in windows with a swap through those without."""
+    """What happened; `p99_ratio` is the 99th percentile of latency in windows with a swap through those without.
+
+    `p99_merging_ratio` is the same for windows in which a version's tail is merged, which else happens once, after
+    some hundred rows.
+    """
 
     swaps: int
     rows: int
@@ -45,9 +52,12 @@ class Report(Setting):
     misrouted: int
     frames_per_second: float
     p50_ms: float
+    p50_swap_ms: float
     p99_ms: float
     p99_swap_ms: float
     p99_ratio: float
+    p99_merging_ms: float
+    p99_merging_ratio: float
     register_ms: float
     switch_ms: float
     rss_growth_percent: float
@@ -67,28 +77,28 @@ class _Load:
     interval_s: float
     live: list[str]
     promoted: int = 1
-    latencies: dict[bool, list[float]] = field(default_factory=lambda: {True: [], False: []})
+    latencies: dict[str, list[float]] = field(default_factory=dict)
     asked: int = 0
     answered: int = 0
     misrouted: int = 0
 
-    async def window(self, seconds: float, *, swapping: bool) -> None:
-        """Send frames for so long, and wait for their answers."""
+    async def window(self, seconds: float, kind: str) -> None:
+        """Send frames for so long, and wait for their answers; `kind` is what happens meanwhile."""
         start, sent = time.perf_counter(), []
         for number in range(max(int(seconds / self.interval_s), 1)):
             due = start + number * self.interval_s
             await asyncio.sleep(max(due - time.perf_counter(), 0))
-            sent.append(asyncio.create_task(self.one(number, due, swapping=swapping)))
+            sent.append(asyncio.create_task(self.one(number, due, kind)))
         await asyncio.gather(*sent)
 
-    async def one(self, number: int, due: float, *, swapping: bool) -> None:
+    async def one(self, number: int, due: float, kind: str) -> None:
         """Ask for one frame and look at its answers; its latency counts from when it was due."""
         shot, since = number % len(self.pictures), self.promoted - 1
         wants = (Want(TASK), Want(OTHER))
         self.asked += len(wants)
         frame = Frame(self.pictures[shot], index=number)
         answers = await self.catalog.answer(frame, wants, Terms(f"source-{number % SOURCES}"))
-        self.latencies[swapping].append((time.perf_counter() - due) * 1e3)
+        self.latencies.setdefault(kind, []).append((time.perf_counter() - due) * 1e3)
         self.answered += len(answers)
         self.misrouted += sum(
             not self._right(answer, want, shot, since) for answer, want in zip(answers, wants, strict=True)
@@ -105,7 +115,7 @@ class _Load:
 
 
 def measure(settings: EngineSettings, swaps: int, window_s: float, progress: Progress) -> Report:
-    """Run the bench; takes two windows a swap and some seconds more."""
+    """Run the bench; takes three windows a swap and some seconds more."""
     with tempfile.TemporaryDirectory(prefix="lensmount-bench-") as scratch:
         return asyncio.run(_measure(settings, swaps, window_s, Path(scratch), progress))
 
@@ -126,16 +136,17 @@ async def _measure(settings: EngineSettings, swaps: int, window_s: float, scratc
         for number, version in enumerate(versions[1:], start=1 - WARM_UP):
             if number == 1:
                 before = rss_bytes()
-                load.latencies = {True: [], False: []}
+                load.latencies.clear()
             progress(f"swap {max(number, 0)} of {swaps}")
-            await load.window(window_s, swapping=False)
+            await load.window(window_s, STEADY)
             spent, switch = await _swap_under_load(load, version, window_s)
+            await _merge_under_load(load, engine, version, window_s)
             register_ms.append(spent)
             switch_ms.append(switch)
         growth = 100 * (rss_bytes() / before - 1)
     setting = asdict(setting_of(engine.executor, BACKBONE))
     engine.close()
-    steady, swapping = load.latencies[False], load.latencies[True]
+    p99 = {kind: _p99(latencies) for kind, latencies in load.latencies.items()}
     return Report(
         **setting,
         swaps=swaps,
@@ -143,10 +154,13 @@ async def _measure(settings: EngineSettings, swaps: int, window_s: float, scratc
         lost=load.asked - load.answered,
         misrouted=load.misrouted,
         frames_per_second=round(1 / load.interval_s, 1),
-        p50_ms=round(median(steady), 1),
-        p99_ms=round(_p99(steady), 1),
-        p99_swap_ms=round(_p99(swapping), 1),
-        p99_ratio=round(_p99(swapping) / _p99(steady), 3),
+        p50_ms=round(median(load.latencies[STEADY]), 1),
+        p50_swap_ms=round(median(load.latencies[SWAP]), 1),
+        p99_ms=round(p99[STEADY], 1),
+        p99_swap_ms=round(p99[SWAP], 1),
+        p99_ratio=round(p99[SWAP] / p99[STEADY], 3),
+        p99_merging_ms=round(p99[MERGING], 1),
+        p99_merging_ratio=round(p99[MERGING] / p99[STEADY], 3),
         register_ms=round(median(register_ms), 1),
         switch_ms=round(median(switch_ms), 2),
         rss_growth_percent=round(growth, 2),
@@ -155,7 +169,7 @@ async def _measure(settings: EngineSettings, swaps: int, window_s: float, scratc
 
 async def _swap_under_load(load: _Load, version: Specimen, window_s: float) -> tuple[float, float]:
     """Register and promote while a window runs; milliseconds for each."""
-    window = asyncio.create_task(load.window(window_s, swapping=True))
+    window = asyncio.create_task(load.window(window_s, SWAP))
     start = time.perf_counter()
     registered = await load.catalog.register(upload(version.archive))
     spent = (time.perf_counter() - start) * 1e3
@@ -166,12 +180,20 @@ async def _swap_under_load(load: _Load, version: Specimen, window_s: float) -> t
     return spent, promotion.switch_ms
 
 
+async def _merge_under_load(load: _Load, engine: Engine, version: Specimen, window_s: float) -> None:
+    """Merge the version's tail while a window runs."""
+    window = asyncio.create_task(load.window(window_s, MERGING))
+    if isinstance(engine.executor, CpuExecutor):
+        await asyncio.to_thread(engine.executor.merge, version.content_hash)
+    await window
+
+
 async def _interval_s(load: _Load) -> float:
     """Seconds between frames that keep the engine as busy as LOAD says."""
     spent = []
     for number in range(20):
         start = time.perf_counter()
-        await load.one(number, start, swapping=False)
+        await load.one(number, start, STEADY)
         spent.append(time.perf_counter() - start)
     return median(spent) / LOAD
 

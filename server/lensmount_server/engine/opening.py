@@ -32,7 +32,7 @@ def open_executor(backbone: Backbone, settings: EngineSettings) -> Executor:
     table = choose(backbone, settings)
     if table is None:
         return ReferenceExecutor(backbone)
-    return cpu_executor(backbone, table, _cores(settings), settings.merged_mib)
+    return cpu_executor(backbone, table, settings)
 
 
 def choose(backbone: Backbone, settings: EngineSettings) -> CostTable | None:
@@ -64,11 +64,11 @@ def check_cuda(settings: EngineSettings) -> None:
         raise UnavailableError("torch finds no GPU", field="device", value="cuda", fix=fix)
 
 
-def cpu_executor(backbone: Backbone, table: CostTable, cores: int, merged_mib: int) -> CpuExecutor:
+def cpu_executor(backbone: Backbone, table: CostTable, settings: EngineSettings) -> CpuExecutor:
     """The CPU's executor as a cost table says."""
-    compiler = make_compiler(backbone, table.chosen.engine, table.chosen.precision, cores)
-    options = Options(table.buckets, wide=True)
-    executor = CpuExecutor(backbone, compiler, options, merged_mib << 20, table.batch_ms)
+    compiler = make_compiler(backbone, table.chosen.engine, table.chosen.precision, _cores(settings))
+    options, budget = Options(table.buckets, wide=True), settings.merged_mib << 20
+    executor = CpuExecutor(backbone, compiler, options, budget, table.batch_ms, settings.merge_after)
     executor.cut(len(backbone.segments), backbone.preprocessing)
     return executor
 

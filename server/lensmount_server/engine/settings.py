@@ -8,6 +8,8 @@ DEVICES = ("cpu", "cuda")
 ENGINES = ("auto", "openvino", "torch", "reference")
 PRECISIONS = ("auto", "fp32", "bf16")
 DEFAULT_MERGED_MIB = 1024
+# Merging takes the time that the compiled LoRA form loses on some five hundred rows (docs/performance.md).
+DEFAULT_MERGE_AFTER = 500
 
 
 @dataclass(frozen=True)
@@ -16,6 +18,7 @@ class EngineSettings:
 
     `device` "cuda" computes on the first GPU; `engine` is a matter of CPUs and "auto" there.
     `merged_mib` is the memory, in MiB, that merged tails may take; 0 keeps every adapter in LoRA form.
+    `merge_after` is how many rows an adapter answers in compiled LoRA form before its tail is merged.
     """
 
     engine: str = "auto"
@@ -23,3 +26,4 @@ class EngineSettings:
     threads: int = 0
     merged_mib: int = DEFAULT_MERGED_MIB
     device: str = "cpu"
+    merge_after: int = DEFAULT_MERGE_AFTER

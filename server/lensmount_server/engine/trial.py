@@ -31,9 +31,9 @@ class Trial:
         self._probes = probes
         self._turn = threading.Lock()
 
-    def check(self, adapter: Adapter) -> None:
-        """Raise IncompatibleError for an adapter whose logits are no numbers."""
-        features = self.features(adapter)
+    def check(self, adapter: Adapter, features: Tensor | None = None) -> None:
+        """Raise IncompatibleError for an adapter whose logits are no numbers; `features` are its own, if known."""
+        features = self.features(adapter) if features is None else features
         with torch.inference_mode():
             logits = run_head(adapter.head, self._backbone, features, self._backbone.pool(features))
         if not bool(torch.isfinite(logits).all()):

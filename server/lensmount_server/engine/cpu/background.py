@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -18,6 +18,27 @@ from pathlib import Path
 
 LOWEST = 19
 TASKS = Path("/proc/self/task")
+
+
+class BackgroundThread:
+    """A thread that compiles for others, whose own priority does not matter: it is started with this one's."""
+
+    def __init__(self, name: str) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._thread.submit(int).result()  # a thread inherits from whoever starts it: that is now
+
+    def run(self, work: Callable[..., object], *arguments: object) -> None:
+        """Call `work` in the background. Blocks; raises what it raises."""
+        self._thread.submit(_call, work, *arguments).result()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._thread.shutdown()
+
+
+def _call(work: Callable[..., object], *arguments: object) -> None:
+    with in_background():
+        work(*arguments)
 
 
 @contextmanager

@@ -41,6 +41,10 @@ class EagerCompiler:
         size = sum(tensor.numel() for tensor in tensors.values()) * DTYPES[self.precision].itemsize
         return EagerUnit(segments[range_.start : range_.stop], range_, DTYPES[self.precision], shape, size)
 
+    def compile_lora(self, range_: SegmentRange, options: Options, ranks: Mapping[str, int]) -> None:
+        """None: it would be what the executor does without it."""
+        del range_, options, ranks
+
 
 class EagerUnit:
     """A range of torch modules."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 from lensmount_adapters.preprocessing import Preprocessing
-from lensmount_server.engine.cpu.background import in_background
+from lensmount_server.engine.cpu.background import BackgroundThread
 from lensmount_server.engine.cpu.units import Compiler, Options, Unit
 from lensmount_server.engine.ranges import SegmentRange
 
@@ -28,19 +27,17 @@ class Trunk:
         self._segments = segments
         self._options = options
         self._parts: dict[Preprocessing, Parts] = {}
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="cut-trunk")
-        self._thread.submit(int).result()  # a thread inherits from whoever starts it: that is now
+        self._thread = BackgroundThread("cut-trunk")
 
     def cut(self, fork: int, preprocessing: Preprocessing) -> None:
         """Make sure that there is a border at `fork`. Blocks while it compiles."""
-        self._thread.submit(self._cut, fork, preprocessing).result()
+        self._thread.run(self._cut, fork, preprocessing)
 
     def _cut(self, fork: int, preprocessing: Preprocessing) -> None:
         parts = self._parts.get(preprocessing, {})
         borders = {0, fork, self._segments, *(part.start for part in parts)}
         missing = [range_ for range_ in _ranges(borders, preprocessing) if range_ not in parts]
-        with in_background():
-            made = {range_: self._compiler.compile(range_, self._options) for range_ in missing}
+        made = {range_: self._compiler.compile(range_, self._options) for range_ in missing}
         self._parts = {**self._parts, preprocessing: {**parts, **made}}
 
     def units(self, start: int, stop: int, preprocessing: Preprocessing) -> list[tuple[SegmentRange, Unit]]:
@@ -54,7 +51,7 @@ class Trunk:
 
     def close(self) -> None:
         """End the thread."""
-        self._thread.shutdown()
+        self._thread.close()
 
     @property
     def size_bytes(self) -> int:

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from lensmount_adapters.lora import LoraDelta
 from lensmount_server.engine.probes import Probes
 from lensmount_server.engine.ranges import SegmentRange
 
@@ -42,6 +43,19 @@ class Unit(Protocol):
 
     def run_wide(self, x: Tensor, out: Tensor) -> bool:
         """Run a single row on all cores; False, and nothing done, where the unit has no form for that."""
+        ...
+
+
+class LoraUnit(Protocol):
+    """A compiled range that takes the low-rank tensors of its edits as inputs. May be used by several threads."""
+
+    @property
+    def size_bytes(self) -> int:
+        """What it takes in memory, without the adapters that are bound to it."""
+        ...
+
+    def bind(self, deltas: Mapping[str, LoraDelta]) -> Unit:
+        """A unit that runs the range with these edits, of exactly the modules that it was compiled for."""
         ...
 
 
@@ -81,6 +95,13 @@ class Compiler(Protocol):
         """The range with `tensors` (by their names in the model) in place of the backbone's. Blocks.
 
         Raises ServerError when the compiled range does not give what the backbone gives.
+        """
+        ...
+
+    def compile_lora(self, range_: SegmentRange, options: Options, ranks: Mapping[str, int]) -> LoraUnit | None:
+        """The range with a LoRA edit of at most this rank on each of these modules, whatever its values. Blocks.
+
+        None where that can not be compiled, or would not be faster than torch's own operators. Raises as `compile`.
         """
         ...
 

@@ -69,7 +69,7 @@ class Named:
 
     def __init__(self, eager: EagerCompiler, name: str, precision: str) -> None:
         self.name, self.precision = name, precision
-        self.compile = eager.compile
+        self.compile, self.compile_lora = eager.compile, eager.compile_lora
         self.probes = eager.probes
 
 

@@ -18,7 +18,9 @@ from factories import SMALL, random_backbone
 from lensmount.errors import ServerError
 from lensmount_adapters.backbones import Backbone
 from lensmount_server.engine.cpu import openvino
-from lensmount_server.engine.cpu.openvino import OpenVinoCompiler, OpenVinoUnit
+from lensmount_server.engine.cpu.graphs import cut, traced
+from lensmount_server.engine.cpu.openvino import OpenVinoCompiler
+from lensmount_server.engine.cpu.openvino_units import OpenVinoUnit
 from lensmount_server.engine.cpu.units import Options
 from lensmount_server.engine.probes import Probes, as_is, relative_error
 from lensmount_server.engine.ranges import SegmentRange
@@ -133,19 +135,18 @@ def test_a_tensor_without_a_place_in_the_range_is_refused(name: str, shape: tupl
     assert caught.value.value == name
 
 
-class Late(OpenVinoCompiler):
+def late(whole: Any, range_: SegmentRange) -> Any:
     """Cuts ranges out of the graph one segment late."""
-
-    def _cut(self, range_: SegmentRange) -> Any:
-        return super()._cut(SegmentRange(range_.start + 1, range_.stop, range_.preprocessing))
+    return cut(whole, SegmentRange(range_.start + 1, range_.stop, range_.preprocessing))
 
 
-def test_a_wrong_graph_is_refused() -> None:
+def test_a_wrong_graph_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = random_backbone("test_vit")
     range_ = SegmentRange(2, 6, backbone.preprocessing)
     OpenVinoCompiler(backbone, "fp32", 1).compile(range_, OPTIONS)
+    monkeypatch.setattr(openvino, "cut", late)
     with pytest.raises(ServerError, match="differs from the backbone"):
-        Late(backbone, "fp32", 1).compile(range_, OPTIONS)
+        OpenVinoCompiler(backbone, "fp32", 1).compile(range_, OPTIONS)
 
 
 @pytest.mark.parametrize("spoilt", ["run", "run_wide"])
@@ -173,7 +174,7 @@ def test_a_wrong_form_is_refused(spoilt: str, monkeypatch: pytest.MonkeyPatch) -
         (OpConversionFailure("No conversion rule for aten::bernoulli"), "aten::bernoulli"),
     ],
 )
-@pytest.mark.parametrize("where", ["_traced", "_put", "relative_error"])
+@pytest.mark.parametrize("where", ["traced", "put", "relative_error"])
 def test_an_error_of_openvino_is_an_error_of_ours(
     where: str, error: Exception, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,16 +237,16 @@ def test_compiling_in_other_threads_changes_no_answer(tmp_path: Path) -> None:
 
 def test_many_threads_trace_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tracer changes what the whole process sees (warnings), and a graph takes as much memory as the backbone."""
-    traced, graphs = openvino._traced, []
+    graphs: list[Any] = []
 
     def counted(*arguments: Any) -> Any:
         graphs.append(traced(*arguments))
         return graphs[-1]
 
-    monkeypatch.setattr(openvino, "_traced", counted)
+    monkeypatch.setattr(openvino, "traced", counted)
     backbone = random_backbone("test_resnet")
     compiler = OpenVinoCompiler(backbone, "fp32", 1)
-    threads = [threading.Thread(target=compiler._graph, args=(backbone.preprocessing,)) for _ in range(4)]
+    threads = [threading.Thread(target=compiler._whole, args=(backbone.preprocessing,)) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

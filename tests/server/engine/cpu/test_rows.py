@@ -50,14 +50,14 @@ def distances(executor: Executor, zoo: Zoo, wanted: Wanted) -> list[float]:
 @few
 @given(wanted=wanted_pairs)
 def test_a_row_of_any_batch_equals_its_adapter_run_alone(fast: Any, wanted: Wanted) -> None:
-    for executor in fast.both:
+    for executor in fast.forms:
         assert max(distances(executor, fast.zoo, wanted)) < TOLERANCE
 
 
 @fewer
 @given(wanted=wanted_pairs)
 def test_in_bf16_it_is_nearer_to_its_own_than_to_any_other(fast_bf16: Any, wanted: Wanted) -> None:
-    for executor in fast_bf16.both:
+    for executor in fast_bf16.forms:
         assert max(distances(executor, fast_bf16.zoo, wanted)) < TOLERANCE_BF16
 
 
@@ -83,17 +83,17 @@ def between_alone_and_together(executor: Executor, zoo: Zoo) -> float:
 
 
 def test_neighbours_do_not_matter(fast: Any) -> None:
-    for executor in fast.both:
+    for executor in fast.forms:
         assert between_alone_and_together(executor, fast.zoo) < NEIGHBOURS
 
 
 def test_in_bf16_neighbours_matter_as_rounding_does(fast_bf16: Any) -> None:
-    for executor in fast_bf16.both:
+    for executor in fast_bf16.forms:
         assert between_alone_and_together(executor, fast_bf16.zoo) < NEIGHBOURS_BF16
 
 
 def test_the_backbone_stays_as_it_was(fast: Any) -> None:
-    for executor in fast.both:
+    for executor in fast.forms:
         assert max(distances(executor, fast.zoo, EVERYTHING)) < TOLERANCE
         for model in (fast.zoo.backbone.model, executor._lowered.model, executor._trial._computing.model):
             assert not [name for name, module in model.named_modules() if module._forward_hooks]

@@ -66,6 +66,9 @@ class DigitsCompiler:
         time.sleep(1e-4)  # other threads look on
         return Digits(range_, len(range_))
 
+    def compile_lora(self, range_: SegmentRange, options: Options, ranks: Mapping[str, int]) -> None:
+        raise NotImplementedError
+
 
 @pytest.fixture
 def compiler() -> DigitsCompiler:
