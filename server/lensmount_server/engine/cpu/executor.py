@@ -98,8 +98,9 @@ class CpuExecutor:
         self._forms.unmount(content_hash)
 
     def settle(self, content_hash: str = "", timeout_s: float | None = None) -> None:
-        """Wait until this adapter's tail is merged, at most so long; without a name until all are."""
-        self._tails.settle(content_hash, timeout_s)
+        """Wait until an adapter's tail is compiled, in LoRA form or merged; without a name until all merging has ended."""
+        if not content_hash or self._forms.get(content_hash) is None:
+            self._tails.settle(content_hash, timeout_s)
 
     def merge(self, content_hash: str) -> None:
         """Merge a mounted adapter's tail now and not after its rows. Blocks."""

@@ -201,6 +201,28 @@ def test_a_tail_is_merged_after_so_many_rows(vit: Zoo, compiler: SideBySide) -> 
     made.close()
 
 
+def test_a_promotion_does_not_wait_for_a_tail_that_is_merged_later(vit: Zoo, compiler: SideBySide) -> None:
+    held, go_on = threading.Event(), threading.Event()
+    made = CpuExecutor(vit.backbone, compiler, OPTIONS, 1 << 40)
+    merge = made._tails._merge
+
+    def slowly(adapter: Adapter) -> Unit:
+        held.set()
+        assert go_on.wait(60)
+        return merge(adapter)
+
+    made._tails._merge = slowly
+    made.mount(vit.members[0].adapter)
+    assert held.wait(60)
+    made.settle(vit.members[0].adapter.content_hash)
+    assert made._tails.get(vit.members[0].adapter) is None
+    assert not wrong(made, vit, 0)
+    go_on.set()
+    made.settle()
+    assert made._tails.get(vit.members[0].adapter) is not None
+    made.close()
+
+
 def test_what_has_no_form_is_merged_at_once(vit: Zoo, compiler: SideBySide) -> None:
     made = CpuExecutor(vit.backbone, compiler, OPTIONS, 1 << 40, merge_after=1000)
     made.mount(vit.members[6].adapter)
