@@ -98,7 +98,7 @@ class CpuExecutor:
         self._forms.unmount(content_hash)
 
     def settle(self, content_hash: str = "", timeout_s: float | None = None) -> None:
-        """Wait until an adapter's tail is compiled, in LoRA form or merged; without a name until all merging has ended."""
+        """Wait until an adapter's tail is compiled, in LoRA form or merged; without a name until all is merged."""
         if not content_hash or self._forms.get(content_hash) is None:
             self._tails.settle(content_hash, timeout_s)
 
