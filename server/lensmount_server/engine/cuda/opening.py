@@ -19,7 +19,9 @@ def cuda_executor(backbone: Backbone, precision: str) -> CudaExecutor:
     backbone.model.to("cuda")
     if precision == "auto":
         precision = "bf16" if error_in(backbone, "bf16") <= COARSE else "fp32"
-    return CudaExecutor(backbone, cast("Precision", precision))
+    executor = CudaExecutor(backbone, cast("Precision", precision))
+    executor.cut(len(backbone.segments), backbone.preprocessing)
+    return executor
 
 
 @torch.inference_mode()
