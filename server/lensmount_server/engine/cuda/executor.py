@@ -6,7 +6,6 @@ are one tensor; what differs between adapters is which slot a run of rows reads.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -30,6 +29,7 @@ from lensmount_server.engine.cuda.precision import Precision, forbid_tf32, in_pr
 from lensmount_server.engine.cuda.slots import Slots
 from lensmount_server.engine.cuda.tiles import NO_SLOT, Run, Runs, runs_of
 from lensmount_server.engine.cuda.transfer import Fetch, PinnedDownload, Transfer
+from lensmount_server.engine.cuda.turns import Turns
 from lensmount_server.engine.lowered import DTYPES
 from lensmount_server.engine.plan import Pass
 from lensmount_server.engine.probes import Probes
@@ -85,7 +85,7 @@ class CudaExecutor:
         self._trunk = TrunkGraphs(self._eager_trunk, capture)
         self._send = Transfer(device).send if self._on_gpu else torch.Tensor.cpu
         self._fetch = Fetch(PinnedDownload(device)) if self._on_gpu else list[Tensor]
-        self._turn = threading.Lock()
+        self._turns = Turns()
 
     def cut(self, fork: int, preprocessing: Preprocessing) -> None:
         """Capture the trunk up to `fork` for batches of usual sizes, where that was not done. Blocks.
@@ -94,7 +94,7 @@ class CudaExecutor:
         """
         size = (3, preprocessing.height, preprocessing.width)
         for frames in USUAL if fork else ():
-            with self._computing():
+            with self._turns.a_capture(), self._computing():
                 blank = torch.zeros(frames, *size, dtype=torch.uint8, device=self.backbone.device)
                 self._trunk.prepare(fork, self._entering(blank, preprocessing))
 
@@ -121,7 +121,7 @@ class CudaExecutor:
         `pictures` is uint8 (frames, 3, height, width), one row for each frame of the pass. The
         logits are float32 on the device and may still be being computed; `fetch` waits for them.
         """
-        with self._computing():
+        with self._turns.a_pass(), self._computing():
             x = self._entering(self._send(pictures), work.preprocessing)
             return [logits for part in self._parts(work) for logits in self._run(part, x)]
 
@@ -131,9 +131,9 @@ class CudaExecutor:
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
-        """One thread at a time: a pass replaces forwards of modules, and a capture would take them for the trunk's."""
+        """In a turn: a pass replaces forwards of modules, and a capture would take them for the trunk's own."""
         device = torch.cuda.device(self.backbone.device) if self._on_gpu else nullcontext()
-        with self._turn, torch.inference_mode(), device:
+        with torch.inference_mode(), device:
             yield
 
     def _entering(self, pictures: Tensor, preprocessing: Preprocessing) -> Tensor:
