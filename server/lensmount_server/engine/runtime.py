@@ -13,6 +13,7 @@ from lensmount_adapters.adapter import Adapter
 from lensmount_adapters.backbones import Backbone
 from lensmount_adapters.pictures import Pixels
 from lensmount_adapters.preprocessing import Preprocessing
+from lensmount_server.engine.choice import PLAIN, Choice
 from lensmount_server.engine.plan import Pass, plan
 from lensmount_server.engine.reference import ReferenceExecutor
 
@@ -96,10 +97,14 @@ class Executor(Protocol):
 
 
 class Engine:
-    """The one executor of a device; `run` is called from one thread, `mount` and `unmount` from any."""
+    """The one executor of a device, and why it was chosen.
 
-    def __init__(self, backbone: Backbone, executor: Executor | None = None) -> None:
+    `run` is called from one thread, `mount` and `unmount` from any.
+    """
+
+    def __init__(self, backbone: Backbone, executor: Executor | None = None, choice: Choice = PLAIN) -> None:
         self.backbone = backbone
+        self.choice = choice
         self.executor: Executor = ReferenceExecutor(backbone) if executor is None else executor
         self._batches = self._frames = self._rows = 0
 
