@@ -8,6 +8,7 @@ deviation. Resizing is antialiased and rounds to uint8, as Pillow's does.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -69,8 +70,7 @@ class Preprocessing(BaseModel):
 
     def normalize(self, batch: Tensor) -> Tensor:
         """uint8 (rows, 3, height, width) to float32 of the same shape, as the backbone expects it."""
-        mean = torch.tensor(self.mean, device=batch.device).view(1, 3, 1, 1)
-        std = torch.tensor(self.std, device=batch.device).view(1, 3, 1, 1)
+        mean, std = _channels(self.mean, batch.device), _channels(self.std, batch.device)
         return batch.float().div_(255).sub_(mean).div_(std)
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
@@ -82,6 +82,13 @@ class Preprocessing(BaseModel):
             return _shorter_side(height, width, target_height)
         ratio = max(target_height / height, target_width / width)
         return round(height * ratio), round(width * ratio)
+
+
+@lru_cache(maxsize=64)
+def _channels(values: Triple, device: torch.device) -> Tensor:
+    """One value a channel, (1, 3, 1, 1), kept on the device: a copy to a GPU would wait for all that computes there."""
+    with torch.inference_mode(mode=False):  # whoever trains uses it too
+        return torch.tensor(values, device=device).view(1, 3, 1, 1)
 
 
 def _shorter_side(height: int, width: int, size: int) -> tuple[int, int]:

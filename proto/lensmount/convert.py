@@ -11,6 +11,11 @@ _STATES = {
     for name, number in sources_pb2.SourceState.items()
 }
 
+_RESIDENCIES = {
+    number: results.Residency(name.removeprefix("RESIDENCY_").lower())
+    for name, number in adapters_pb2.Residency.items()
+}
+
 
 def adapter_version(message: common_pb2.AdapterVersion) -> results.AdapterVersion:
     """An adapter version."""
@@ -78,6 +83,8 @@ def adapter(message: adapters_pb2.Adapter) -> results.Adapter:
         size_bytes=message.size_bytes,
         registered_time_ns=message.registered_time_ns,
         metrics=dict(message.metrics),
+        residency=_RESIDENCIES.get(message.residency, results.Residency.UNSPECIFIED),
+        residency_reason=message.residency_reason,
     )
 
 
@@ -141,6 +148,47 @@ def server_info(message: inference_pb2.ServerInfo) -> results.ServerInfo:
         engine=results.EngineCounters(engine.batches, engine.frames, engine.rows, tuple(engine.segment_rows)),
         max_message_bytes=message.max_message_bytes,
         uptime_ms=message.uptime_ms,
+        engine_info=engine_info(message.engine_info),
+        residency=residency_state(message.residency),
+    )
+
+
+def engine_info(message: inference_pb2.EngineInfo) -> results.EngineInfo:
+    """What computes, and why."""
+    return results.EngineInfo(
+        name=message.name,
+        batch_sizes=tuple(message.batch_sizes),
+        costs=tuple(results.BatchCost(each.rows, each.batch_ms) for each in message.costs),
+        candidates=tuple(engine_candidate(each) for each in message.candidates),
+        reason=message.reason,
+    )
+
+
+def engine_candidate(message: inference_pb2.EngineCandidate) -> results.EngineCandidate:
+    """One way to compute that was measured."""
+    return results.EngineCandidate(
+        engine=message.engine,
+        precision=message.precision,
+        one_row_ms=message.one_row_ms,
+        eight_rows_ms=message.eight_rows_ms,
+        error=message.error,
+        too_coarse=message.too_coarse,
+        chosen=message.chosen,
+    )
+
+
+def residency_state(message: inference_pb2.ResidencyState) -> results.ResidencyState:
+    """What is in memory."""
+    return results.ResidencyState(
+        hot=message.hot,
+        hot_bytes=message.hot_bytes,
+        leased=message.leased,
+        pinned=message.pinned,
+        host_cached=message.host_cached,
+        host_cached_bytes=message.host_cached_bytes,
+        loads=message.loads,
+        evictions=message.evictions,
+        quarantined=message.quarantined,
     )
 
 

@@ -33,6 +33,21 @@ class SourceState(StrEnum):
     ENDED = "ended"
 
 
+class Residency(StrEnum):
+    """Where a server keeps an adapter version; UNSPECIFIED when it does not tell, or tells a place unknown here.
+
+    HOT can answer the next batch; HOST_CACHED and COLD (on the disk) are loaded when they are asked for;
+    QUARANTINED must not answer.
+    """
+
+    UNSPECIFIED = "unspecified"
+    HOT = "hot"
+    HOST_CACHED = "host_cached"
+    COLD = "cold"
+    LOADING = "loading"
+    QUARANTINED = "quarantined"
+
+
 @dataclass(frozen=True, slots=True)
 class AdapterVersion:
     """One immutable adapter version; `content_hash` (64 hexadecimal digits) is its identity."""
@@ -146,7 +161,8 @@ class StreamSummary:
 class Adapter:
     """A registered adapter version and what its package says of itself.
 
-    `fork` is the first segment that it edits; `metrics` were measured on the sealed test set.
+    `fork` is the first segment that it edits; `metrics` were measured on the sealed test set. `residency_reason` says
+    what is wrong with a version in quarantine, and what to do.
     """
 
     task: str
@@ -162,6 +178,8 @@ class Adapter:
     size_bytes: int
     registered_time_ns: int
     metrics: Mapping[str, float]
+    residency: Residency = Residency.UNSPECIFIED
+    residency_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,8 +260,62 @@ class EngineCounters:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineCandidate:
+    """One way to compute that the server measured: the whole backbone on one row, and on eight together.
+
+    `error` is how far pooled features are from fp32 (root mean square, relative); `too_coarse` when that is more
+    than may serve.
+    """
+
+    engine: str
+    precision: str
+    one_row_ms: float
+    eight_rows_ms: float
+    error: float
+    too_coarse: bool
+    chosen: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BatchCost:
+    """Milliseconds of the whole backbone on so many rows."""
+
+    rows: int
+    batch_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What computes, why, and what was measured when it was chosen; `name` is "" from a server that does not tell.
+
+    `batch_sizes` are those it is compiled for; empty where it takes every size alike.
+    """
+
+    name: str
+    batch_sizes: tuple[int, ...]
+    costs: tuple[BatchCost, ...]
+    candidates: tuple[EngineCandidate, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResidencyState:
+    """How many adapter versions are where, the bytes of their tensors, and what happened since the start."""
+
+    hot: int
+    hot_bytes: int
+    leased: int
+    pinned: int
+    host_cached: int
+    host_cached_bytes: int
+    loads: int
+    evictions: int
+    quarantined: int
+
+
+@dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """What a server runs on, and how much it has run."""
+    """What a server runs on, how much it has run, and what it holds in memory."""
 
     version: str
     backbone: Backbone
@@ -252,3 +324,5 @@ class ServerInfo:
     engine: EngineCounters
     max_message_bytes: int
     uptime_ms: int
+    engine_info: EngineInfo
+    residency: ResidencyState

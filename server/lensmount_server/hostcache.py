@@ -20,6 +20,9 @@ class HostCache:
     def __len__(self) -> int:
         return len(self._adapters)
 
+    def __contains__(self, content_hash: str) -> bool:
+        return content_hash in self._adapters
+
     @property
     def size_bytes(self) -> int:
         """What their tensors take."""

@@ -28,9 +28,13 @@ class Quarantine:
     def __len__(self) -> int:
         return len(self._reasons)
 
+    def reason(self, content_hash: str) -> Reason | None:
+        """Why a version is here; None when it is not."""
+        return self._reasons.get(content_hash)
+
     def check(self, version: VersionId) -> None:
         """Raise IncompatibleError, which names the reason and the fix, for a version that is in quarantine."""
-        reason = self._reasons.get(version.content_hash)
+        reason = self.reason(version.content_hash)
         if reason is not None:
             where = f"{version.task}:{version.version}"
             raise IncompatibleError(f"in quarantine: {reason.message}", field="adapter", value=where, fix=reason.fix)

@@ -15,7 +15,6 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
@@ -28,6 +27,7 @@ from lensmount_server.frames import VersionId
 from lensmount_server.hostcache import HostCache
 from lensmount_server.hotset import HotSet, Mounted
 from lensmount_server.quarantine import Quarantine
+from lensmount_server.whereabouts import Place, ResidencyState, Whereabouts
 
 T = TypeVar("T")
 
@@ -66,21 +66,6 @@ class Warmer(Protocol):
     def unmount(self, content_hash: str) -> None:
         """Forget an adapter that was mounted; called after the last of its rows."""
         ...
-
-
-@dataclass(frozen=True)
-class ResidencyState:
-    """What is in memory now (`size_bytes` and `cached_bytes` are their tensors'), and what happened since the start."""
-
-    hot: int
-    size_bytes: int
-    leased: int
-    pinned: int
-    cached: int
-    cached_bytes: int
-    loads: int
-    evictions: int
-    quarantined: int
 
 
 class Residency:
@@ -125,6 +110,17 @@ class Residency:
             evictions=self._hot.evictions,
             quarantined=len(self._quarantine),
         )
+
+    def whereabouts(self, content_hash: str) -> Whereabouts:
+        """Where a registered version is at this moment."""
+        reason = self._quarantine.reason(content_hash)
+        if self._present(content_hash):
+            return Whereabouts(Place.HOT)
+        if reason is not None:
+            return Whereabouts(Place.QUARANTINED, f"{reason.message}; {reason.fix}")
+        if content_hash in self._loading:
+            return Whereabouts(Place.LOADING)
+        return Whereabouts(Place.HOST_CACHED if content_hash in self._cache else Place.COLD)
 
     async def load(self, version: VersionId) -> Mounted:
         """A version that is hot: at once when it is, else after its one load, which all who ask for it share.

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lensmount.errors import InvalidInputError
 from lensmount_adapters.pictures import Pixels
-from lensmount_adapters.preprocessing import Preprocessing
+from lensmount_adapters.preprocessing import Preprocessing, _channels
 
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket")
 # (height, width): landscape, portrait, exact, larger, smaller than the crop, one side smaller, tiny.
@@ -169,6 +169,18 @@ def test_pixels_may_be_read_only_and_stay_as_they_are() -> None:
     assert torch.equal(batch, before)
     assert np.array_equal(pixels, original)
     assert torch.equal(batch[0], own.prepare(original))
+
+
+def test_what_is_kept_for_normalizing_can_be_trained_with_whoever_came_first() -> None:
+    _channels.cache_clear()
+    own = Preprocessing(**BASE)
+    batch = torch.zeros(1, 3, own.height, own.width, dtype=torch.uint8)
+    with torch.inference_mode():
+        first = own.normalize(batch)
+    assert torch.equal(own.normalize(batch), first)
+    assert not _channels(own.mean, batch.device).is_inference()
+    with torch.inference_mode():
+        assert torch.zeros(1).is_inference()
 
 
 @pytest.mark.parametrize(

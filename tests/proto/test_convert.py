@@ -27,6 +27,9 @@ MIRRORS = [
         convert.source,
         {"config": {"name", "url", "tasks", "drop_policy", "loop", "deadline_ms", "priority"}},
     ),
+    (inference_pb2.EngineCandidate, convert.engine_candidate, {}),
+    (inference_pb2.EngineInfo, convert.engine_info, {}),
+    (inference_pb2.ResidencyState, convert.residency_state, {}),
     (inference_pb2.ServerInfo, convert.server_info, {}),
 ]
 

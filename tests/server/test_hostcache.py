@@ -26,4 +26,5 @@ def test_it_keeps_the_newest_within_its_limit(steps: list[tuple[bool, int]]) -> 
             assert (taken is not None) == (model.pop(adapter.content_hash, None) is not None)
             assert taken is None or taken.content_hash == adapter.content_hash
         assert len(cache) == len(model)
+        assert {adapter.content_hash in cache} == {adapter.content_hash in model}
         assert cache.size_bytes == FLOAT * sum(model.values())

@@ -27,6 +27,7 @@ from lensmount_server.frames import VersionId
 from lensmount_server.hostcache import HostCache
 from lensmount_server.hotset import HotLimits, HotSet, Mounted
 from lensmount_server.residency import LOADERS, NICE, Residency
+from lensmount_server.whereabouts import Place, Whereabouts
 from residents import Disk, WarmerLog, adapter_of, version_id
 from serving import PATIENCE_S, eventually
 
@@ -123,6 +124,35 @@ async def test_what_left_and_is_still_on_the_host_comes_back_without_the_disk() 
         assert (await residency.load(version_id(1))).adapter is first.adapter
         assert disk.reads == {"defect-1": 1, "defect-2": 1}
         assert warmer.mounts["defect-1"] == 2
+
+
+async def test_where_a_version_is_at_every_moment() -> None:
+    disk, hot = (
+        Disk(
+            held=frozenset({1}),
+            fails=trouble_with(3, lambda: IncompatibleError("NaN", fix="train")),
+        ),
+        HotSet(HotLimits(1)),
+    )
+
+    def where(number: int) -> Place:
+        return residency.whereabouts(f"defect-{number}").place
+
+    async with resident(disk, WarmerLog(), hot, cached=1 << 20) as residency:
+        assert where(1) is Place.COLD
+        asked = asyncio.create_task(residency.load(version_id(1)))
+        await eventually(lambda: disk.reads, "the version is being read")
+        assert where(1) is Place.LOADING
+        disk.go_on.set()
+        await asked
+        assert where(1) is Place.HOT
+        await residency.load(version_id(2))
+        assert where(2) is Place.HOT
+        await eventually(lambda: where(1) is Place.HOST_CACHED, "it has left")
+        with pytest.raises(IncompatibleError):
+            await residency.load(version_id(3))
+        assert residency.whereabouts("defect-3") == Whereabouts(Place.QUARANTINED, "NaN; train")
+        assert residency.whereabouts("defect-2") == Whereabouts(Place.HOT)
 
 
 async def test_what_comes_from_the_host_is_put_on_the_device() -> None:

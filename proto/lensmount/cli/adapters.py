@@ -10,7 +10,16 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from lensmount.cli import options
 from lensmount.cli.output import console, facts, print_json, table
 from lensmount.client import Client
-from lensmount.results import Adapter, Registration
+from lensmount.results import Adapter, Registration, Residency
+
+_KEPT = {
+    Residency.UNSPECIFIED: "not told",
+    Residency.HOT: "hot",
+    Residency.HOST_CACHED: "on the host",
+    Residency.COLD: "on disk",
+    Residency.LOADING: "loading",
+    Residency.QUARANTINED: "in quarantine",
+}
 
 
 @click.command(epilog=options.examples("lensmount register runs/defect --alias live"))
@@ -64,7 +73,7 @@ def list_(task: str, server: str, as_json: bool) -> None:
     if as_json:
         print_json(found)
     else:
-        columns = ("task", "version", "aliases", "strategy", "labels", "fork", "MiB", "registered")
+        columns = ("task", "version", "aliases", "strategy", "labels", "fork", "MiB", "registered", "kept")
         console().print(table(*columns, rows=(_row(adapter) for adapter in found)))
 
 
@@ -109,7 +118,7 @@ def _print_registration(registration: Registration) -> None:
 def _row(adapter: Adapter) -> tuple[object, ...]:
     aliases, labels = ", ".join(adapter.aliases), ", ".join(adapter.labels)
     size, when = f"{adapter.size_bytes / 2**20:.1f}", _time(adapter.registered_time_ns)
-    return adapter.task, adapter.version, aliases, adapter.strategy, labels, adapter.fork, size, when
+    return adapter.task, adapter.version, aliases, adapter.strategy, labels, adapter.fork, size, when, _kept(adapter)
 
 
 def _facts(adapter: Adapter) -> dict[str, object]:
@@ -121,8 +130,13 @@ def _facts(adapter: Adapter) -> dict[str, object]:
         "backbone": f"{adapter.backbone} {adapter.backbone_fingerprint}",
         "content": f"{adapter.content_hash}, {adapter.size_bytes:,} bytes",
         "registered": _time(adapter.registered_time_ns),
+        "kept": f"{_kept(adapter)}: {adapter.residency_reason}" if adapter.residency_reason else _kept(adapter),
         **{f"test {name}": f"{value:.4g}" for name, value in sorted(adapter.metrics.items())},
     }
+
+
+def _kept(adapter: Adapter) -> str:
+    return _KEPT[adapter.residency]
 
 
 def _time(time_ns: int) -> str:

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
+from math import isfinite
 from typing import Any
 
 import click
@@ -19,7 +20,7 @@ _FILE_WIDTH = 200
 
 
 def plain(value: Any) -> Any:
-    """A result in JSON's types: tasks as text, scores by label, pictures left out."""
+    """A result in JSON's types: tasks as text, scores by label, pictures left out, NaN and infinity as null."""
     if isinstance(value, Result):
         return _result(value)
     if isinstance(value, TaskRef):
@@ -30,7 +31,7 @@ def plain(value: Any) -> Any:
         return {str(name): plain(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
         return [plain(each) for each in value]
-    return value
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def print_json(value: Any, **more: Any) -> None:

@@ -18,7 +18,7 @@ from lensmount_server.bench.setting import Setting, setting_of
 from lensmount_server.bench.timing import Rounds, Spread, Timed, in_turns
 from lensmount_server.engine.cpu.executor import CpuExecutor
 from lensmount_server.engine.lowered import DTYPES
-from lensmount_server.engine.opening import open_executor
+from lensmount_server.engine.opening import open_engine
 from lensmount_server.engine.plan import plan
 from lensmount_server.engine.runtime import Executor
 from lensmount_server.engine.settings import EngineSettings
@@ -97,7 +97,7 @@ def measure(settings: EngineSettings, rounds: int, progress: Progress) -> Report
 
 def _bench(name: str, settings: EngineSettings) -> Bench:
     backbone = specimens.backbone_of(name)
-    executor = open_executor(backbone, replace(settings, merge_after=0))
+    executor = open_engine(backbone, replace(settings, merge_after=0)).executor
     return Bench(backbone, executor, specimens.pictures(backbone, FRAMES))
 
 

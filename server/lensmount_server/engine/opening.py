@@ -8,12 +8,12 @@ import torch
 
 from lensmount.errors import InvalidInputError, UnavailableError
 from lensmount_adapters.backbones import Backbone
+from lensmount_server.engine.choice import measured
 from lensmount_server.engine.cpu.compilers import make_compiler
 from lensmount_server.engine.cpu.costs import CostTable, cost_table
 from lensmount_server.engine.cpu.executor import CpuExecutor
 from lensmount_server.engine.cpu.units import Options
-from lensmount_server.engine.reference import ReferenceExecutor
-from lensmount_server.engine.runtime import Engine, Executor
+from lensmount_server.engine.runtime import Engine
 from lensmount_server.engine.settings import EngineSettings
 
 
@@ -22,17 +22,13 @@ def open_engine(backbone: Backbone, settings: EngineSettings) -> Engine:
 
     Raises LensmountError for an engine that is not installed or can not run this backbone.
     """
-    return Engine(backbone, open_executor(backbone, settings))
-
-
-def open_executor(backbone: Backbone, settings: EngineSettings) -> Executor:
-    """The executor for a backbone; see `open_engine`."""
     if settings.device == "cuda":
         return open_cuda(backbone, settings)
     table = choose(backbone, settings)
     if table is None:
-        return ReferenceExecutor(backbone)
-    return cpu_executor(backbone, table, settings)
+        return Engine(backbone)
+    executor = cpu_executor(backbone, table, settings)
+    return Engine(backbone, executor, measured(settings, table.candidates))
 
 
 def choose(backbone: Backbone, settings: EngineSettings) -> CostTable | None:
@@ -46,12 +42,12 @@ def choose(backbone: Backbone, settings: EngineSettings) -> CostTable | None:
     return cost_table(backbone, settings.engine, settings.precision, _cores(settings))
 
 
-def open_cuda(backbone: Backbone, settings: EngineSettings) -> Executor:
-    """Move the backbone to the GPU and make its executor; see `check_cuda` for what it raises."""
+def open_cuda(backbone: Backbone, settings: EngineSettings) -> Engine:
+    """Move the backbone to the GPU and make its engine; see `check_cuda` for what it raises."""
     check_cuda(settings)
-    from lensmount_server.engine.cuda.opening import cuda_executor  # noqa: PLC0415 - brings Triton's compiler with it
+    from lensmount_server.engine.cuda.opening import cuda_engine  # noqa: PLC0415 - brings Triton's compiler with it
 
-    return cuda_executor(backbone, settings.precision)
+    return cuda_engine(backbone, settings.precision)
 
 
 def check_cuda(settings: EngineSettings) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lensmount_adapters.backbones import Backbone
 from lensmount_adapters.preprocessing import Preprocessing
+from lensmount_server.engine.lowered import twin
 from lensmount_server.engine.ranges import SegmentRange, whole
 
 PROBE_ROWS = 2
@@ -26,6 +27,8 @@ class Probes:
 
     def __init__(self, backbone: Backbone) -> None:
         self._backbone = backbone
+        # Modules of its own over the same tensors: those of `backbone` may carry an adapter's edits at any moment.
+        self._quiet = twin(backbone)
         self._known: dict[Preprocessing, list[Tensor]] = {}
         self._computing = threading.Lock()
 
@@ -40,7 +43,7 @@ class Probes:
     def _through(self, preprocessing: Preprocessing) -> list[Tensor]:
         with self._computing:
             if preprocessing not in self._known:
-                self._known[preprocessing] = _run(self._backbone, preprocessing)
+                self._known[preprocessing] = _run(self._quiet, preprocessing)
             return self._known[preprocessing]
 
     def pooled_error(self, features: Tensor) -> float:

@@ -5,7 +5,7 @@ Slow and obviously right. Every faster form is held against it, and it against P
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 import torch
@@ -29,6 +29,7 @@ class ReferenceExecutor:
     name = "reference"
     precision = "fp32"
     batch_ms: Mapping[int, float] = MappingProxyType({})
+    batch_sizes = ()
 
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone
@@ -61,6 +62,10 @@ class ReferenceExecutor:
             self.segment_rows[index] += sum(len(span.frames) for span, _ in rows)
             rows = run_segment(segment, index, rows)
         return self._heads(work, rows)
+
+    def fetch(self, logits: Sequence[Tensor]) -> list[Tensor]:
+        """Each on the CPU, one after the other."""
+        return [each.cpu() for each in logits]
 
     def _heads(self, work: Pass, rows: Rows) -> list[Tensor]:
         pooled = {span.group: self.backbone.pool(x) for span, x in rows}

@@ -13,6 +13,7 @@ from lensmount_adapters.adapter import Adapter
 from lensmount_adapters.backbones import Backbone
 from lensmount_adapters.pictures import Pixels
 from lensmount_adapters.preprocessing import Preprocessing
+from lensmount_server.engine.choice import PLAIN, Choice
 from lensmount_server.engine.plan import Pass, plan
 from lensmount_server.engine.reference import ReferenceExecutor
 
@@ -40,7 +41,7 @@ class Counters:
 
 
 class Executor(Protocol):
-    """Runs passes. `run` is called by one thread, the rest by any."""
+    """Runs passes. `run` and `fetch` are called by one thread, the rest by any."""
 
     @property
     def name(self) -> str:
@@ -62,8 +63,20 @@ class Executor(Protocol):
         """Milliseconds of batches of so many frames, one row each, where they were measured; else empty."""
         ...
 
+    @property
+    def batch_sizes(self) -> Sequence[int]:
+        """The batch sizes that it is compiled for; empty where it takes every size alike."""
+        ...
+
     def run(self, work: Pass, pictures: Tensor) -> list[Tensor]:
-        """Logits (frames, labels) of each group of `work`, in their order; `pictures` is uint8, one row a frame."""
+        """Logits (frames, labels) of each group of `work`, in their order; `pictures` is uint8, one row a frame.
+
+        They may lie on a device and still be being computed: `fetch` brings them.
+        """
+        ...
+
+    def fetch(self, logits: Sequence[Tensor]) -> list[Tensor]:
+        """What `run` gave, of any number of passes, on the CPU in float32. Waits until it is computed."""
         ...
 
     def mount(self, adapter: Adapter) -> None:
@@ -84,10 +97,14 @@ class Executor(Protocol):
 
 
 class Engine:
-    """The one executor of a device; `run` is called from one thread, `mount` and `unmount` from any."""
+    """The one executor of a device, and why it was chosen.
 
-    def __init__(self, backbone: Backbone, executor: Executor | None = None) -> None:
+    `run` is called from one thread, `mount` and `unmount` from any.
+    """
+
+    def __init__(self, backbone: Backbone, executor: Executor | None = None, choice: Choice = PLAIN) -> None:
         self.backbone = backbone
+        self.choice = choice
         self.executor: Executor = ReferenceExecutor(backbone) if executor is None else executor
         self._batches = self._frames = self._rows = 0
 
@@ -119,9 +136,14 @@ class Engine:
 
     def run(self, jobs: Sequence[Job]) -> list[list[Tensor]]:
         """Logits (labels,) on the CPU for each adapter of each job, in their order."""
+        passes = plan((place, adapter) for place, job in enumerate(jobs) for adapter in job.adapters)
+        # Nothing is read back in between: a device computes one pass while the next one is made ready.
+        logits = [each for work in passes for each in self.executor.run(work, _pictures(work, jobs))]
+        groups = [(work, group) for work in passes for group in work.groups]
         rows: dict[tuple[int, str], Tensor] = {}
-        for work in plan((place, adapter) for place, job in enumerate(jobs) for adapter in job.adapters):
-            rows.update(self._run_pass(work, jobs))
+        for (work, group), own in zip(groups, self.executor.fetch(logits), strict=True):
+            for position, row in zip(group.frames, own, strict=True):
+                rows[work.frames[position], group.adapter.content_hash] = row
         self._batches += 1
         self._frames += len(jobs)
         self._rows += len(rows)
@@ -131,13 +153,9 @@ class Engine:
         """A snapshot of the counters."""
         return Counters(self._batches, self._frames, self._rows, tuple(self.executor.segment_rows))
 
-    def _run_pass(self, work: Pass, jobs: Sequence[Job]) -> dict[tuple[int, str], Tensor]:
-        pictures = torch.stack([_prepared(jobs[place], work.preprocessing) for place in work.frames])
-        rows = {}
-        for group, logits in zip(work.groups, self.executor.run(work, pictures), strict=True):
-            for position, row in zip(group.frames, logits.float().cpu(), strict=True):
-                rows[work.frames[position], group.adapter.content_hash] = row
-        return rows
+
+def _pictures(work: Pass, jobs: Sequence[Job]) -> Tensor:
+    return torch.stack([_prepared(jobs[place], work.preprocessing) for place in work.frames])
 
 
 def _prepared(job: Job, preprocessing: Preprocessing) -> Tensor:

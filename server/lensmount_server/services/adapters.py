@@ -10,9 +10,11 @@ from functools import partial
 from lensmount.errors import InvalidInputError, UnimplementedError
 from lensmount.v1 import adapters_pb2, adapters_pb2_grpc
 from lensmount_server.catalog import Catalog
+from lensmount_server.registry import Record
 from lensmount_server.services import convert
 from lensmount_server.services.errors import Context
 from lensmount_server.services.upload import receive_archive, receive_header
+from lensmount_server.whereabouts import Whereabouts
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MAX_PAGE = 1000
@@ -32,7 +34,8 @@ class AdapterService(adapters_pb2_grpc.AdapterServiceServicer):
         header = await receive_header(request_iterator)
         alias = _name(header.set_alias, "header.set_alias") if header.set_alias else ""
         receive = partial(receive_archive, request_iterator, header)
-        return convert.registration(await self._catalog.register(receive, alias))
+        done = await self._catalog.register(receive, alias)
+        return convert.registration(done, self._where(done.record))
 
     async def ListAdapters(
         self, request: adapters_pb2.ListAdaptersRequest, context: Context
@@ -46,15 +49,15 @@ class AdapterService(adapters_pb2_grpc.AdapterServiceServicer):
         records = await asyncio.to_thread(self._catalog.registry.page, request.task, size + 1, after)
         page, more = records[:size], len(records) > size
         token = f"{page[-1].registered_time_ns}-{page[-1].id.content_hash}" if more else ""
-        return adapters_pb2.ListAdaptersResponse(adapters=map(convert.adapter, page), next_page_token=token)
+        return adapters_pb2.ListAdaptersResponse(adapters=map(self._adapter, page), next_page_token=token)
 
     async def GetAdapter(self, request: adapters_pb2.GetAdapterRequest, context: Context) -> adapters_pb2.Adapter:
         """One version, by number or alias."""
         want = convert.want(request.adapter)
         registry = self._catalog.registry
         if want.version:
-            return convert.adapter(await asyncio.to_thread(registry.get, want.task, want.version))
-        return convert.adapter(await asyncio.to_thread(registry.resolve, want.task, want.alias))
+            return self._adapter(await asyncio.to_thread(registry.get, want.task, want.version))
+        return self._adapter(await asyncio.to_thread(registry.resolve, want.task, want.alias))
 
     async def SetAlias(self, request: adapters_pb2.SetAliasRequest, context: Context) -> adapters_pb2.SetAliasResponse:
         """Promote a version."""
@@ -78,6 +81,12 @@ class AdapterService(adapters_pb2_grpc.AdapterServiceServicer):
         """Not in this release."""
         raise UnimplementedError("WatchAdapters comes with a later release", fix="poll `lensmount adapters list`")
         yield adapters_pb2.AdapterEvent()
+
+    def _adapter(self, record: Record) -> adapters_pb2.Adapter:
+        return convert.adapter(record, self._where(record))
+
+    def _where(self, record: Record) -> Whereabouts:
+        return self._catalog.residency.whereabouts(record.id.content_hash)
 
 
 def _name(text: str, field: str) -> str:

@@ -13,9 +13,11 @@ from lensmount_server.frames import Answer, VersionId, Want
 from lensmount_server.registry import Record
 from lensmount_server.scheduling import Terms
 from lensmount_server.streams import DropPolicy, Drops, StreamResult
+from lensmount_server.whereabouts import Place, Whereabouts
 
 MAX_TASKS = 64
 
+RESIDENCIES = {place: adapters_pb2.Residency.Value(f"RESIDENCY_{place.name}") for place in Place}
 POLICIES = {
     common_pb2.DROP_POLICY_EVERY_FRAME: DropPolicy.EVERY_FRAME,
     common_pb2.DROP_POLICY_NEWEST: DropPolicy.NEWEST,
@@ -92,8 +94,8 @@ def stream_result(given: StreamResult, jpeg: bytes = b"") -> common_pb2.Result:
     return result
 
 
-def adapter(record: Record) -> adapters_pb2.Adapter:
-    """A registered version."""
+def adapter(record: Record, where: Whereabouts) -> adapters_pb2.Adapter:
+    """A registered version, and where it is."""
     manifest = record.manifest
     return adapters_pb2.Adapter(
         version=version_id(record.id),
@@ -107,14 +109,16 @@ def adapter(record: Record) -> adapters_pb2.Adapter:
         size_bytes=record.size_bytes,
         registered_time_ns=record.registered_time_ns,
         metrics=manifest.metrics,
+        residency=RESIDENCIES[where.place],
+        residency_reason=where.reason,
     )
 
 
-def registration(done: Registration) -> adapters_pb2.RegisterAdapterResponse:
-    """A registration and the checks that it passed."""
+def registration(done: Registration, where: Whereabouts) -> adapters_pb2.RegisterAdapterResponse:
+    """A registration, the checks that it passed, and where the version is."""
     checks = [adapters_pb2.GateCheck(**asdict(check)) for check in done.checks]
     return adapters_pb2.RegisterAdapterResponse(
-        adapter=adapter(done.record), checks=checks, already_registered=not done.is_new
+        adapter=adapter(done.record, where), checks=checks, already_registered=not done.is_new
     )
 
 

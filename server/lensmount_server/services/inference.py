@@ -7,7 +7,6 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
-import lensmount
 from lensmount.errors import InvalidInputError
 from lensmount.v1 import inference_pb2, inference_pb2_grpc
 from lensmount_server.catalog import Catalog
@@ -15,13 +14,14 @@ from lensmount_server.engine.runtime import Engine
 from lensmount_server.frames import Frame
 from lensmount_server.scheduling import Terms
 from lensmount_server.services import convert
-from lensmount_server.services.errors import MAX_MESSAGE_BYTES, Context
+from lensmount_server.services.errors import Context
+from lensmount_server.services.info import server_info
 from lensmount_server.services.jpeg import encode_jpeg
 from lensmount_server.services.push import PushedStream, encoded, open_stream, raw
 
 
 class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
-    """Translates between the wire, the catalog and the engine's counters."""
+    """Translates between the wire, the catalog and the engine."""
 
     def __init__(self, catalog: Catalog, engine: Engine) -> None:
         self._catalog = catalog
@@ -62,27 +62,9 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     async def GetServerInfo(
         self, request: inference_pb2.GetServerInfoRequest, context: Context
     ) -> inference_pb2.ServerInfo:
-        """Backbone, device, precision and counters."""
-        engine = self._engine
-        backbone, counters = engine.backbone, engine.counters()
-        return inference_pb2.ServerInfo(
-            version=lensmount.__version__,
-            backbone=inference_pb2.BackboneInfo(
-                name=backbone.name,
-                fingerprint=backbone.fingerprint,
-                segments=[segment.name for segment in backbone.segments],
-            ),
-            device=str(backbone.device),
-            precision=engine.precision,
-            engine=inference_pb2.EngineCounters(
-                batches=counters.batches,
-                frames=counters.frames,
-                rows=counters.rows,
-                segment_rows=counters.segment_rows,
-            ),
-            max_message_bytes=MAX_MESSAGE_BYTES,
-            uptime_ms=int((time.monotonic() - self._started) * 1e3),
-        )
+        """Backbone, device, what computes and why, counters, and what is in memory."""
+        uptime_ms = int((time.monotonic() - self._started) * 1e3)
+        return server_info(self._engine, self._catalog.residency.state(), uptime_ms)
 
 
 async def _receive_config(requests: AsyncIterator[inference_pb2.StreamInferRequest]) -> inference_pb2.StreamConfig:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -32,6 +33,7 @@ ADAPTER = adapters_pb2.Adapter(
     size_bytes=3 << 20,
     registered_time_ns=1_700_000_000_000_000_000,
     metrics={"accuracy": 0.875},
+    residency=adapters_pb2.RESIDENCY_HOST_CACHED,
 )
 SOURCE = sources_pb2.Source(
     config=sources_pb2.SourceConfig(
@@ -181,6 +183,30 @@ def test_adapters(double: WireDouble, run: Run) -> None:
         assert text in table
         assert text in facts
     assert "0.875" in facts
+    assert shown["residency"] == "host_cached"
+    assert "on the host" in table
+    assert "on the host" in facts
+
+
+def test_a_version_in_quarantine_says_why(double: WireDouble, run: Run) -> None:
+    adapter = adapters_pb2.Adapter()
+    adapter.CopyFrom(ADAPTER)
+    adapter.residency, adapter.residency_reason = adapters_pb2.RESIDENCY_QUARANTINED, "its bytes changed; register it"
+    script(double, "GetAdapter", adapter)
+    script(double, "ListAdapters", adapters_pb2.ListAdaptersResponse(adapters=[adapter]))
+    assert "in quarantine: its bytes changed; register it" in run("adapters", "show", "defect").stdout
+    assert "in quarantine" in run("adapters", "list").stdout
+    (document,) = documents(run("adapters", "show", "defect", "--json"))
+    assert (document["residency"], document["residency_reason"]) == ("quarantined", "its bytes changed; register it")
+
+
+@pytest.mark.parametrize("number", [0, 99])
+def test_a_place_that_is_not_known_here_is_not_guessed(number: int, double: WireDouble, run: Run) -> None:
+    adapter = adapters_pb2.Adapter()
+    adapter.CopyFrom(ADAPTER)
+    adapter.residency = number  # type: ignore[assignment] # as another release might send
+    script(double, "GetAdapter", adapter)
+    assert "not told" in run("adapters", "show", "defect").stdout
 
 
 def test_sources(double: WireDouble, run: Run) -> None:
@@ -256,8 +282,42 @@ def test_info(double: WireDouble, run: Run) -> None:
     assert document["backbone"] == {"name": "vit_tiny", "fingerprint": "cd" * 32, "segments": ["stem", "block 0"]}
     assert document["engine"]["segment_rows"] == [4, 8]
     shown = run("info").stdout
-    for text in ("vit_tiny (2 segments)", "cpu, bf16", "1.00", "64 MiB"):
+    for text in ("vit_tiny (2 segments)", "cpu, bf16", "1.00", "64 MiB", "not told by this server"):
         assert text in shown
+    assert "ms for 8 rows" not in shown
+    assert "rows in a batch" not in shown
+
+
+def test_info_tells_what_was_measured_and_what_is_in_memory(double: WireDouble, run: Run) -> None:
+    fast = inference_pb2.EngineCandidate(
+        engine="openvino", precision="bf16", one_row_ms=4.25, eight_rows_ms=20.5, error=0.004, chosen=True
+    )
+    coarse = inference_pb2.EngineCandidate(
+        engine="torch", precision="bf16", one_row_ms=3, eight_rows_ms=16, error=float("nan"), too_coarse=True
+    )
+    costs = [inference_pb2.BatchCost(rows=rows, batch_ms=ms) for rows, ms in ((1, 4.0), (8, 20.0))]
+    engine = inference_pb2.EngineInfo(
+        name="openvino", batch_sizes=[1, 4], costs=costs, candidates=[fast, coarse], reason="the fastest"
+    )
+    residency = inference_pb2.ResidencyState(
+        hot=1200, hot_bytes=3 << 20, leased=4, pinned=5, host_cached=6, host_cached_bytes=1 << 19, quarantined=7
+    )
+    script(double, "GetServerInfo", inference_pb2.ServerInfo(engine_info=engine, residency=residency))
+    shown = run("info").stdout
+    lines = [re.split(r"\s{2,}", line.strip()) for line in shown.splitlines()]
+    assert ["openvino", "bf16", "4.2", "20.5", "0.40%", "chosen"] in lines
+    assert ["torch", "bf16", "3.0", "16.0", "no numbers", "too coarse"] in lines
+    assert ["8", "20.0", "2.5"] in lines
+    assert ["chosen as", "the fastest"] in lines
+    assert ["compiled for", "batches of 1, 4"] in lines
+    memory = "1,200 hot (3.0 MiB; 5 followed, 4 in use), 6 on the host (0.5 MiB), 7 in quarantine"
+    assert ["adapters", memory] in lines
+    (document,) = documents(run("info", "--json"))
+    told = document["engine_info"]
+    assert told["costs"] == [{"rows": 1, "batch_ms": 4.0}, {"rows": 8, "batch_ms": 20.0}]
+    assert [each["error"] for each in told["candidates"]] == [0.004, None]
+    assert (told["name"], told["batch_sizes"], told["reason"]) == ("openvino", [1, 4], "the fastest")
+    assert (document["residency"]["hot"], document["residency"]["quarantined"]) == (1200, 7)
 
 
 def test_the_table_is_live_on_a_terminal(double: WireDouble, result_message: Any) -> None:

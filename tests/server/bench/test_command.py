@@ -12,8 +12,9 @@ from click.testing import CliRunner
 from lensmount_server.bench import engine, swap
 from lensmount_server.bench.command import bench
 from lensmount_server.catalog import Catalog
+from lensmount_server.engine.choice import Candidate
 from lensmount_server.engine.cpu import costs
-from lensmount_server.engine.cpu.costs import Candidate, CostTable
+from lensmount_server.engine.cpu.costs import CostTable
 from lensmount_server.frames import Answer, Frame, Want
 from lensmount_server.mounts import Mounted, Mounts
 

@@ -49,6 +49,9 @@ def test_the_engine_that_was_asked_for_answers_rightly(
     opened = open_engine(backbone, EngineSettings(engine, "fp32", threads=2))
     assert type(opened.executor) is kind
     assert (opened.executor.name, opened.precision) == (engine, "fp32")
+    assert opened.choice.reason
+    assert [each.engine for each in opened.choice.candidates] == ([] if engine == "reference" else [engine])
+    assert bool(opened.executor.batch_sizes) == (engine != "reference")
     shots = pictures(3)
     rows = stacked(backbone, shots)
     opened.mount(member.adapter)

@@ -11,6 +11,7 @@ import torch
 
 from factories import random_backbone
 from lensmount_server.engine import probes
+from lensmount_server.engine.cuda.forwards import standing_in
 from lensmount_server.engine.probes import PROBE_ROWS, Probes, as_is, relative_error
 from lensmount_server.engine.ranges import SegmentRange, whole
 
@@ -39,6 +40,16 @@ def test_they_can_be_traced_even_when_first_asked_for_in_inference_mode() -> Non
     assert not probe.requires_grad
     with torch.inference_mode(), as_is():
         assert not torch.ones(1).is_inference()
+
+
+def test_edits_that_a_pass_makes_meanwhile_do_not_show() -> None:
+    backbone = random_backbone("test_vit")
+    range_, expected = whole(backbone), Probes(backbone).behind(whole(backbone))
+    known = Probes(backbone)
+    with standing_in(backbone.model, {"blocks.5.attn.proj": torch.neg}):
+        edited = probes._run(backbone, backbone.preprocessing)[-1]
+        assert torch.equal(known.behind(range_), expected)
+    assert not torch.allclose(edited, expected)
 
 
 def test_many_threads_compute_them_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,10 +23,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lensmount.errors import IncompatibleError, LensmountError
 from lensmount_adapters.backbones import Backbone
+from lensmount_server.engine.choice import Candidate
 from lensmount_server.engine.cpu.compilers import make_compiler
 from lensmount_server.engine.cpu.lanes import Lanes
 from lensmount_server.engine.cpu.units import Compiler, Options, Unit, Work
-from lensmount_server.engine.probes import COARSE
 from lensmount_server.engine.ranges import whole
 
 log = logging.getLogger(__name__)
@@ -39,28 +39,6 @@ GAIN = 0.02
 ENOUGH_S = 1.0
 
 Timed = Callable[[], object]
-
-
-class Candidate(BaseModel):
-    """One way to compute: milliseconds for one row and for eight, and how far features are from torch's fp32."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
-
-    engine: str
-    precision: str
-    one_row_ms: float
-    eight_rows_ms: float
-    error: float
-
-    @property
-    def too_coarse(self) -> bool:
-        """Whether the features are too far from fp32 to be served, or no numbers at all."""
-        return not self.error <= COARSE
-
-    @property
-    def score(self) -> float:
-        """Geometric mean of a row's milliseconds alone and among eight, lower is better; infinite when too coarse."""
-        return float("inf") if self.too_coarse else (self.one_row_ms * self.eight_rows_ms / 8) ** 0.5
 
 
 class CostTable(BaseModel):

@@ -60,6 +60,7 @@ class CpuExecutor:
         self.name = compiler.name
         self.precision = compiler.precision
         self.batch_ms = batch_ms
+        self.batch_sizes = options.buckets
         self.segment_rows = [0] * len(backbone.segments)
         self.options = options
         self.compiler = compiler
@@ -142,6 +143,10 @@ class CpuExecutor:
         for group, features in self._run_tails(entering).items():
             logits[group] = self._head(group, features, self.backbone.pool(features))
         return [logits[group] for group in work.groups]
+
+    def fetch(self, logits: Sequence[Tensor]) -> list[Tensor]:
+        """They are on the CPU, and computed."""
+        return list(logits)
 
     def _run_trunk(self, start: int, stop: int, x: Tensor, work: Pass) -> Tensor:
         for range_, unit in self._trunk.units(start, stop, work.preprocessing) if stop > start else ():

@@ -6,8 +6,8 @@ are one tensor; what differs between adapters is which slot a run of rows reads.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
@@ -19,15 +19,17 @@ from lensmount.errors import IncompatibleError
 from lensmount_adapters.adapter import Adapter
 from lensmount_adapters.backbones import Backbone
 from lensmount_adapters.heads import AttentionPool, run_head
+from lensmount_adapters.preprocessing import Preprocessing
 from lensmount_server.engine.cuda.convolution import edited_conv
 from lensmount_server.engine.cuda.forwards import Forward, standing_in
-from lensmount_server.engine.cuda.graphs import CudaCapture, TrunkGraphs
+from lensmount_server.engine.cuda.graphs import BUCKETS, USUAL, Capture, CudaCapture, TrunkGraphs
 from lensmount_server.engine.cuda.kernel import INTERPRETED, edited_linear
 from lensmount_server.engine.cuda.layout import Layout, Layouts, gathered, layouts, shape_of
 from lensmount_server.engine.cuda.precision import Precision, forbid_tf32, in_precision
 from lensmount_server.engine.cuda.slots import Slots
 from lensmount_server.engine.cuda.tiles import NO_SLOT, Run, Runs, runs_of
-from lensmount_server.engine.cuda.transfer import Transfer
+from lensmount_server.engine.cuda.transfer import Fetch, PinnedDownload, Transfer
+from lensmount_server.engine.cuda.turns import Turns
 from lensmount_server.engine.lowered import DTYPES
 from lensmount_server.engine.plan import Pass
 from lensmount_server.engine.probes import Probes
@@ -49,9 +51,11 @@ class Member:
 
 
 class CudaExecutor:
-    """The engine's arithmetic on a backbone that lies on a CUDA device; not for use by two threads at once.
+    """The engine's arithmetic on a backbone that lies on a CUDA device.
 
-    `slots` adapters with edits are on the device at a time; a pass that wants more runs in parts.
+    `run` and `fetch` are for one thread, everything else may come from any. `slots` adapters with edits are on the
+    device at a time; a pass that wants more runs in parts. `capture` makes graphs of the trunk: CUDA's on a GPU,
+    none on the CPU, unless it is told.
     `segment_rows` counts the rows that went through each segment since the start.
     On the CPU it runs with TRITON_INTERPRET=1 only, to be tested; raises IncompatibleError otherwise.
     """
@@ -59,7 +63,9 @@ class CudaExecutor:
     name = "cuda"
     batch_ms: Mapping[int, float] = MappingProxyType({})
 
-    def __init__(self, backbone: Backbone, precision: Precision = "fp32", slots: int = 32) -> None:
+    def __init__(
+        self, backbone: Backbone, precision: Precision = "fp32", slots: int = 32, capture: Capture | None = None
+    ) -> None:
         device = backbone.device
         if device.type != "cuda" and not INTERPRETED:
             fix = "use the plain executor; or set TRITON_INTERPRET=1, to test the kernel slowly"
@@ -73,12 +79,32 @@ class CudaExecutor:
         self._own = in_precision(backbone, precision)
         self._trial = Trial(backbone, self._own, Probes(backbone))
         self.slots = Slots(self._own.model, slots, DTYPES[precision])
-        self._trunk = TrunkGraphs(self._eager_trunk, CudaCapture()).run if self._on_gpu else self._eager_trunk
+        if capture is None and self._on_gpu:
+            capture = CudaCapture()
+        self.batch_sizes = BUCKETS if capture else ()
+        self._trunk = TrunkGraphs(self._eager_trunk, capture)
         self._send = Transfer(device).send if self._on_gpu else torch.Tensor.cpu
+        self._fetch = Fetch(PinnedDownload(device)) if self._on_gpu else list[Tensor]
+        self._turns = Turns()
+
+    def cut(self, fork: int, preprocessing: Preprocessing) -> None:
+        """Capture the trunk up to `fork` for batches of usual sizes, where that was not done. Blocks.
+
+        A batch that comes meanwhile waits for one capture at most.
+        """
+        size = (3, preprocessing.height, preprocessing.width)
+        for frames in USUAL if fork else ():
+            with self._turns.a_capture(), self._computing():
+                blank = torch.zeros(frames, *size, dtype=torch.uint8, device=self.backbone.device)
+                self._trunk.prepare(fork, self._entering(blank, preprocessing))
 
     def mount(self, adapter: Adapter) -> None:
-        """Try the adapter; it takes a slot with its first row. Raises IncompatibleError."""
+        """Try the adapter, and cut the trunk where it forks; it takes a slot with its first row. Blocks.
+
+        Raises IncompatibleError when it answers with NaN or infinity.
+        """
         self._trial.check(adapter)
+        self.cut(adapter.fork, adapter.manifest.preprocessing)
 
     def unmount(self, content_hash: str) -> None:
         """Nothing: its slot is found by content, so it can not go stale, and is reused when it is the oldest."""
@@ -89,21 +115,30 @@ class CudaExecutor:
     def close(self) -> None:
         """There are no threads."""
 
-    def stage(self, pictures: Tensor) -> Tensor:
-        """Start copying a pass's pictures to the device while the pass before it runs; give `run` the result."""
-        return self._send(pictures)
-
-    @torch.inference_mode()
     def run(self, work: Pass, pictures: Tensor) -> list[Tensor]:
         """Logits (frames, labels) of each group of `work`, in the order of its groups and their frames.
 
         `pictures` is uint8 (frames, 3, height, width), one row for each frame of the pass. The
-        logits are float32 on the device and may still be being computed.
+        logits are float32 on the device and may still be being computed; `fetch` waits for them.
         """
-        with torch.cuda.device(self.backbone.device) if self._on_gpu else nullcontext():
-            x = work.preprocessing.normalize(self._send(pictures))
-            x = x.to(DTYPES[self.precision], memory_format=torch.channels_last)
+        with self._turns.a_pass(), self._computing():
+            x = self._entering(self._send(pictures), work.preprocessing)
             return [logits for part in self._parts(work) for logits in self._run(part, x)]
+
+    def fetch(self, logits: Sequence[Tensor]) -> list[Tensor]:
+        """Logits of any number of passes on the CPU; waits once for all of them."""
+        return self._fetch(logits)
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """In a turn: a pass replaces forwards of modules, and a capture would take them for the trunk's own."""
+        device = torch.cuda.device(self.backbone.device) if self._on_gpu else nullcontext()
+        with torch.inference_mode(), device:
+            yield
+
+    def _entering(self, pictures: Tensor, preprocessing: Preprocessing) -> Tensor:
+        x = preprocessing.normalize(pictures)
+        return x.to(DTYPES[self.precision], memory_format=torch.channels_last)
 
     def _parts(self, work: Pass) -> list[Pass]:
         """The pass, or, when more adapters than slots have edits in it, passes that fit."""
@@ -123,7 +158,7 @@ class CudaExecutor:
         first = min(group.adapter.fork for group in work.groups)
         with self.slots.leased(group.adapter for group in work.groups if self._edits(group.adapter)) as slots:
             if first:
-                x = self._trunk(first, gathered(x, plan.segments[0].gather))
+                x = self._trunk.run(first, gathered(x, plan.segments[0].gather))
             for index in range(first, len(plan.segments)):
                 layout = plan.segments[index]
                 x = self._step(index, _members(work, layout, slots), gathered(x, layout.gather))

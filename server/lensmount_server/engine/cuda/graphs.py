@@ -18,6 +18,8 @@ from torch import Tensor
 log = logging.getLogger(__name__)
 
 BUCKETS = (1, 2, 4, 8, 16, 32)
+# What the scheduler sends where nothing was measured: captured before the first batch of its kind comes.
+USUAL = (1, 2, 4, 8)
 # A graph keeps its activations; more of them than this are not worth their memory.
 MOST_GRAPHS = 64
 WARM_UPS = 3
@@ -45,9 +47,12 @@ def bucket_of(rows: int) -> int | None:
 
 
 class TrunkGraphs:
-    """The trunk by replay where it can be captured, eagerly where not; one stream, one thread at a time."""
+    """The trunk by replay where it can be captured, eagerly where not; one stream, one thread at a time.
 
-    def __init__(self, trunk: Trunk, capture: Capture) -> None:
+    Without a `capture` everything runs eagerly.
+    """
+
+    def __init__(self, trunk: Trunk, capture: Capture | None) -> None:
         self._trunk = trunk
         self._capture = capture
         self._graphs: dict[tuple[int, torch.Size, torch.dtype], Captured | None] = {}
@@ -62,15 +67,21 @@ class TrunkGraphs:
         graph.replay()
         return graph.outputs[: len(x)]
 
+    def prepare(self, stop: int, x: Tensor) -> None:
+        """Capture the graph that `run(stop, x)` would replay, unless it is there or can not be."""
+        bucket = bucket_of(len(x))
+        if bucket:
+            self._graph(stop, bucket, x)
+
     def _graph(self, stop: int, bucket: int, x: Tensor) -> Captured | None:
         key = (stop, torch.Size([bucket, *x.shape[1:]]), x.dtype)
-        if key not in self._graphs and len(self._graphs) < MOST_GRAPHS:
-            self._graphs[key] = self._try(stop, _padded(x, bucket))
+        if self._capture and key not in self._graphs and len(self._graphs) < MOST_GRAPHS:
+            self._graphs[key] = self._try(self._capture, stop, _padded(x, bucket))
         return self._graphs.get(key)
 
-    def _try(self, stop: int, inputs: Tensor) -> Captured | None:
+    def _try(self, capture: Capture, stop: int, inputs: Tensor) -> Captured | None:
         try:
-            return self._capture(lambda x: self._trunk(stop, x), inputs)
+            return capture(lambda x: self._trunk(stop, x), inputs)
         except RuntimeError as error:  # what torch and CUDA raise for an operation that a graph can not hold
             log.warning("segments before %d run eagerly for batches of %d: %s", stop, len(inputs), error)
             return None

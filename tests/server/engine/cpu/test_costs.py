@@ -15,8 +15,9 @@ import torch
 from factories import random_backbone
 from lensmount.errors import IncompatibleError, InvalidInputError, LensmountError, ServerError, UnavailableError
 from lensmount_adapters.backbones import Backbone
+from lensmount_server.engine.choice import Candidate
 from lensmount_server.engine.cpu import costs
-from lensmount_server.engine.cpu.costs import GAIN, ROWS, Candidate, CostTable, cost_table
+from lensmount_server.engine.cpu.costs import GAIN, ROWS, CostTable, cost_table
 from lensmount_server.engine.cpu.eager import EagerCompiler
 from lensmount_server.engine.cpu.units import Compiler
 from lensmount_server.engine.probes import COARSE

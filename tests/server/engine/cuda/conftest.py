@@ -16,7 +16,9 @@ import torch
 # Some builds of torch come without it: those for CPUs alone, and those for other systems than Linux.
 TRITON = importlib.util.find_spec("triton") is not None
 collect_ignore = (
-    [] if TRITON else [f"test_{name}.py" for name in ("convolution", "executor", "kernel", "kernel_compiles")]
+    []
+    if TRITON
+    else [f"test_{name}.py" for name in ("convolution", "executor", "kernel", "kernel_compiles", "warm_up")]
 )
 
 GPU = torch.cuda.is_available()

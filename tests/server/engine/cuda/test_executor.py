@@ -23,7 +23,6 @@ from lensmount_server.engine.cuda.executor import CudaExecutor
 from lensmount_server.engine.cuda.layout import gathered
 from lensmount_server.engine.cuda.precision import Precision
 from lensmount_server.engine.cuda.slots import Slots
-from lensmount_server.engine.plan import plan
 from lensmount_server.engine.reference import ReferenceExecutor
 
 TOLERANCE = 1e-4
@@ -119,15 +118,6 @@ def test_half_precision_is_near_and_leaves_the_shared_backbone_alone(
     """The bounds are those of these small random models; torch's own arithmetic is as far from float32."""
     assert worst(zoo, EVERYTHING[::7], CudaExecutor(zoo.backbone, precision, slots=SLOTS)) < tolerance
     assert {parameter.dtype for parameter in zoo.backbone.model.parameters()} == {torch.float32}
-
-
-def test_pictures_may_be_staged_before(zoo: Zoo) -> None:
-    engine = CudaExecutor(zoo.backbone)
-    member = zoo.members[0].adapter
-    (work,) = plan([(0, member), (1, member)])
-    (logits,) = engine.run(work, engine.stage(zoo.rows[:2]))
-    for frame in range(2):
-        assert distance(logits[frame].cpu(), zoo.expected[frame, member.content_hash]) < TOLERANCE
 
 
 @torch.inference_mode()

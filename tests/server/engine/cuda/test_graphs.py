@@ -9,29 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from captures import Recorded, refuse
 from factories import random_backbone
 from lensmount_server.engine.cuda import graphs
-from lensmount_server.engine.cuda.graphs import BUCKETS, Captured, CudaCapture, TrunkGraphs, bucket_of
-
-
-class Recorded:
-    """Captures by keeping the function: `replay` runs it on what lies in the static input."""
-
-    def __init__(self) -> None:
-        self.sizes: list[int] = []
-
-    def __call__(self, function: Callable[[Tensor], Tensor], inputs: Tensor) -> Captured:
-        self.sizes.append(len(inputs))
-        outputs = function(inputs)
-
-        def replay() -> None:
-            outputs.copy_(function(inputs))
-
-        return Captured(inputs, outputs, replay)
-
-
-def refuse(_: Callable[[Tensor], Tensor], __: Tensor) -> Captured:
-    raise RuntimeError("operation not permitted when stream is capturing")
+from lensmount_server.engine.cuda.graphs import BUCKETS, USUAL, Captured, CudaCapture, TrunkGraphs, bucket_of
+from lensmount_server.scheduling import MAX_BATCH
 
 
 def trunk(stop: int, x: Tensor) -> Tensor:
@@ -61,6 +43,34 @@ def test_a_bucket_is_captured_once_for_each_stop_and_shape() -> None:
     runner.run(1, torch.randn(4, 5))
     runner.run(1, torch.randn(4, 3).half())
     assert capture.sizes == [4, 8, 4, 4, 4]
+
+
+def test_what_was_prepared_is_not_captured_again() -> None:
+    capture = Recorded()
+    runner = TrunkGraphs(trunk, capture)
+    for rows in (4, 3, 100):
+        runner.prepare(2, torch.zeros(rows, 3))
+    assert capture.sizes == [4]
+    for rows in (3, 4):
+        x = torch.randn(rows, 3)
+        assert torch.equal(runner.run(2, x), trunk(2, x))
+    assert capture.sizes == [4]
+    runner.run(3, torch.randn(4, 3))
+    assert capture.sizes == [4, 4]
+
+
+def test_without_a_capture_everything_runs_eagerly() -> None:
+    runner = TrunkGraphs(trunk, None)
+    x = torch.randn(4, 3)
+    runner.prepare(2, x)
+    assert torch.equal(runner.run(2, x), trunk(2, x))
+    assert not runner._graphs
+
+
+def test_what_the_scheduler_sends_is_usual() -> None:
+    """Without a measured table, which a GPU has not."""
+    assert set(USUAL) <= set(BUCKETS)
+    assert max(USUAL) == bucket_of(MAX_BATCH)
 
 
 def test_what_can_not_be_captured_runs_eagerly_and_the_log_says_why_once(caplog: pytest.LogCaptureFixture) -> None:
