@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lensmount.errors import IncompatibleError, InvalidInputError
 from lensmount_adapters.backbones import Backbone
 from lensmount_adapters.heads import build_head
-from lensmount_adapters.lora import LoraConfig, LoraDelta, check_delta
+from lensmount_adapters.lora import LoraConfig, LoraDelta, check_delta, merged
 from lensmount_adapters.manifest import Manifest
 from lensmount_adapters.package import TENSOR_FILE, Content
 from lensmount_adapters.preprocessing import Preprocessing
@@ -42,8 +42,7 @@ class Adapter:
         for edits in self.replaced.values():
             tensors.update({name: tensor for name, tensor in edits.items() if tensor.is_floating_point()})
         for deltas in self.lora.values():
-            for name, delta in deltas.items():
-                tensors[f"{name}.weight"] = delta.merged_into(model.get_parameter(f"{name}.weight").detach())
+            tensors.update(merged(model, deltas))
         return tensors
 
     @property
@@ -65,7 +64,7 @@ class Adapter:
     def _tensors(self) -> Iterator[Tensor]:
         for deltas in self.lora.values():
             for delta in deltas.values():
-                yield from (delta.a, delta.b)
+                yield from delta.tensors
         for tensors in self.replaced.values():
             yield from tensors.values()
         yield from self.head.state_dict().values()
