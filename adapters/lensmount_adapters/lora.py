@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
@@ -25,9 +25,8 @@ MAX_PATTERNS = 1000
 
 # Settings of PEFT that change the forward pass in ways that the engine does not compute.
 UNSUPPORTED = (
-    "use_dora", "lora_bias", "use_qalora", "use_bdlora", "alora_invocation_tokens", "arrow_config", "kasa_config",
-    "monteclora_config", "target_parameters", "trainable_token_indices", "megatron_config", "layer_replication",
-    "fan_in_fan_out",
+    "use_qalora", "use_bdlora", "alora_invocation_tokens", "arrow_config", "kasa_config", "monteclora_config",
+    "target_parameters", "trainable_token_indices", "megatron_config", "layer_replication", "fan_in_fan_out",
 )  # fmt: skip
 # Initialisations that move a part of the base weights into A and B: wrong on the backbone as it is.
 MOVING_INITIALISATIONS = ("pissa", "olora", "corda", "loftq", "lora_ga")
@@ -49,7 +48,9 @@ class LoraConfig(BaseModel):
     r: Rank
     lora_alpha: Alpha
     use_rslora: bool = False
-    bias: str = "none"
+    use_dora: bool = False
+    lora_bias: bool = False
+    bias: Literal["none", "lora_only", "all"] = "none"
     rank_pattern: dict[Pattern, Rank] = Field(default={}, max_length=MAX_PATTERNS)
     alpha_pattern: dict[Pattern, Alpha] = Field(default={}, max_length=MAX_PATTERNS)
 
@@ -67,8 +68,8 @@ class LoraConfig(BaseModel):
         """Raise InvalidInputError for a PEFT setting that would be answered wrongly."""
         if self.peft_type != "LORA":
             raise _unsupported("peft_type", self.peft_type, "train a LoRA adapter")
-        if self.bias != "none":
-            raise _unsupported("bias", self.bias, 'train with bias="none"')
+        if self.use_dora and self.lora_bias:
+            raise _unsupported("lora_bias", "true with use_dora", "train without lora_bias, as PEFT itself demands")
         extra: dict[str, Any] = self.model_extra or {}
         for name in UNSUPPORTED:
             if extra.get(name):
