@@ -10,7 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from factories import fitted, head_package, lora_package, pictures, replaced_package, stacked
+from factories import (
+    fitted,
+    head_package,
+    lora_package,
+    lora_targets,
+    pictures,
+    queries_and_values_only,
+    replaced_package,
+    stacked,
+)
 from lensmount_adapters.adapter import Adapter
 from lensmount_adapters.backbones import Backbone
 from lensmount_adapters.heads import HeadSpec, run_head
@@ -35,6 +44,29 @@ class Member:
 def lora_member(folder: Path, backbone: Backbone, **options: Any) -> Member:
     """An adapter with LoRA edits made by PEFT, beside PEFT's merged model."""
     return Member(*_pair(lora_package(folder, backbone, **options), folder / "package", backbone))
+
+
+# What PEFT's LoRA can be beyond A and B; "own" biases are lora_B's, which only modules with a bias can have.
+BEYOND_LORA: Mapping[str, Mapping[str, Any]] = {
+    "dora": {"use_dora": True},
+    "dora, biases": {"use_dora": True, "bias": "lora_only", "use_rslora": True},
+    "biases": {"bias": "lora_only"},
+    "all biases": {"bias": "all"},
+    "own biases": {"lora_bias": True},
+    "all biases, own": {"lora_bias": True, "bias": "all"},
+    "q and v": {"change": queries_and_values_only},
+}
+
+
+def beyond_lora(folder: Path, backbone: Backbone) -> dict[str, Member]:
+    """A member of every kind of LoRA that the backbone can have, and a plain one: different ranks, one segment."""
+    modules: list[Any] = [backbone.model.get_submodule(name) for name in lora_targets(backbone, (-2,))]
+    biased = all(module.bias is not None for module in modules)
+    kinds = {kind: options for kind, options in {"plain": {}, **BEYOND_LORA}.items() if biased or "own" not in kind}
+    return {
+        kind: lora_member(folder / str(i), backbone, segments=(-2,), rank=2 + 2 * (i % 3), seed=i, **options)
+        for i, (kind, options) in enumerate(kinds.items())
+    }
 
 
 def replaced_member(folder: Path, backbone: Backbone, **options: Any) -> Member:

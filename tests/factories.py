@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
+from peft.utils.warning import PeftWarning
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -133,22 +135,29 @@ def lora_package(
     rank: int = 4,
     seed: int = 0,
     replaced: Sequence[int] = (),
+    change: Callable[[nn.Module], object] = lambda _: None,
     **options: Any,
 ) -> nn.Module:
     """Write `folder`/package, whose LoRA PEFT made with `options`; returns PEFT's own merged model, the oracle.
 
-    The segments `replaced` get other tensors beside.
+    The segments `replaced` get other tensors beside; `change` is what becomes of PEFT's model before it is saved.
     """
     targets = lora_targets(backbone, segments)
     saved = [backbone.classifier]
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, modules_to_save=saved, **options)
     peft = get_peft_model(merged_model(backbone, labels, seed), config).eval()
-    _shake(peft, seed)
-    peft.save_pretrained(folder / "peft")
+    _shake(peft, backbone, seed)
+    change(peft)
+    with warnings.catch_warnings():
+        # PEFT takes lora_B's bias for a damaged matrix.
+        warnings.filterwarnings("ignore", "Adapter 'default': .* invalid shape", PeftWarning)
+        peft.save_pretrained(folder / "peft")
     oracle: nn.Module = peft.merge_and_unload().eval()
     tensors = _replace(oracle, backbone, replaced, seed)
-    edits = [Edit(segment=backbone.segments[i].name, kind="lora") for i in segments]
-    edits += [Edit(segment=backbone.segments[i].name, kind="replace") for i in replaced]
+    edited = sorted(with_biases(backbone)) if options.get("bias") == "all" else segments
+    whole = [backbone.segments[i].name for i in replaced]
+    edits = [Edit(segment=backbone.segments[i].name, kind="lora") for i in edited]
+    edits = [edit for edit in edits if edit.segment not in whole] + [Edit(segment=s, kind="replace") for s in whole]
     _write_lora(folder, backbone, oracle, manifest(backbone, task, labels, edits), tensors)
     return oracle
 
@@ -199,12 +208,35 @@ def fitted(folder: Path, backbone: Backbone) -> Adapter:
     return fit(read_package(folder), backbone)
 
 
-def _shake(peft: nn.Module, seed: int) -> None:
-    """PEFT starts B at zero; give every LoRA tensor and the head values that matter."""
+def queries_and_values_only(peft: nn.Module) -> None:
+    """Leave the keys of a fused `qkv` as they are, and give queries and values each half of the rank."""
+    for name, parameter in peft.named_parameters():
+        if "qkv.lora_B" in name:
+            out, half = parameter.shape[0] // 3, parameter.shape[1] // 2
+            parameter.data[out : 2 * out] = 0
+            parameter.data[:out, half:] = 0
+            parameter.data[2 * out :, :half] = 0
+
+
+def with_biases(backbone: Backbone) -> set[int]:
+    """The segments that own a bias."""
+    owners = {backbone.segment_of(name) for name in backbone.model.state_dict() if name.endswith(".bias")}
+    return {owner for owner in owners if owner is not None}
+
+
+def _shake(peft: nn.Module, backbone: Backbone, seed: int) -> None:
+    """PEFT starts B at zero; give all that is trained values that matter, DoRA's lengths and biases beside their own.
+
+    A bias of no segment, behind the pooling, is left alone: no adapter can have it.
+    """
     random = torch.Generator().manual_seed(seed)
     for name, parameter in peft.named_parameters():
-        if "lora_" in name or "modules_to_save" in name:
+        if "lora_magnitude" in name:
+            parameter.data *= 0.5 + torch.rand(parameter.shape, generator=random)
+        elif "lora_" in name or "modules_to_save" in name:
             parameter.data = torch.randn(parameter.shape, generator=random) * 0.1
+        elif parameter.requires_grad and backbone.segment_of(name.removeprefix(PREFIX)) is not None:
+            parameter.data += 0.3 * torch.randn(parameter.shape, generator=random)
 
 
 def _golden(backbone: Backbone, oracle: nn.Module, seed: int) -> Golden:

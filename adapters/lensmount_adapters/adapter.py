@@ -11,22 +11,22 @@ from torch import Tensor, nn
 
 from lensmount.errors import IncompatibleError, InvalidInputError
 from lensmount_adapters.backbones import Backbone
+from lensmount_adapters.edits import LoraEdits, drop_unchanged, take_lora
 from lensmount_adapters.heads import build_head
-from lensmount_adapters.lora import LoraConfig, LoraDelta, check_delta
+from lensmount_adapters.lora import LoraDelta, merged
 from lensmount_adapters.manifest import Manifest
 from lensmount_adapters.package import TENSOR_FILE, Content
 from lensmount_adapters.preprocessing import Preprocessing
-
-FIX = "train the adapter again on this server's backbone"
-FIX_TENSORS = "write the package with `lensmount train`; edits and tensors must belong together"
+from lensmount_adapters.taking import FIX, FIX_TENSORS, take
 
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
     """Edits + head + task, held against a backbone and found to fit it.
 
-    `lora` and `replaced` go from segment index to the edited modules (tensors) by their names in
-    the model; `fork` is the first edited segment, or the number of segments without any.
+    `lora` and `replaced` go from segment index to the edited modules (to the tensors that stand in place of
+    the model's own) by their names in the model; a segment is in one of them at most. `fork` is the first
+    edited segment, or the number of segments without any.
     """
 
     manifest: Manifest
@@ -42,8 +42,7 @@ class Adapter:
         for edits in self.replaced.values():
             tensors.update({name: tensor for name, tensor in edits.items() if tensor.is_floating_point()})
         for deltas in self.lora.values():
-            for name, delta in deltas.items():
-                tensors[f"{name}.weight"] = delta.merged_into(model.get_parameter(f"{name}.weight").detach())
+            tensors.update(merged(model, deltas))
         return tensors
 
     @property
@@ -65,7 +64,7 @@ class Adapter:
     def _tensors(self) -> Iterator[Tensor]:
         for deltas in self.lora.values():
             for delta in deltas.values():
-                yield from (delta.a, delta.b)
+                yield from delta.tensors
         for tensors in self.replaced.values():
             yield from tensors.values()
         yield from self.head.state_dict().values()
@@ -80,17 +79,19 @@ def fit(package: Content, backbone: Backbone) -> Adapter:
     check_backbone(manifest, backbone)
     remaining = dict(package.tensors)
     lora = _take_lora(package, backbone, remaining)
-    replaced = _take_replaced(manifest, backbone, remaining)
+    replaced = {**_take_replaced(manifest, backbone, remaining), **lora.merged}
     head = _take_head(manifest, backbone, remaining)
+    if package.lora and package.lora.bias == "all":
+        drop_unchanged(backbone, head.state_dict(), remaining)
     if remaining:
         message = "belongs to no edit of task.json and not to the head"
         raise InvalidInputError(message, field=f"{TENSOR_FILE}: {min(remaining)}", fix=FIX_TENSORS)
-    edited = sorted({*lora, *replaced})
+    edited = sorted({*lora.low_rank, *replaced})
     fork = edited[0] if edited else len(backbone.segments)
     if manifest.fork != fork:
         message, fix = f"{fork} follows from the edits", "write the package with `lensmount train`"
         raise InvalidInputError(message, field="task.json: fork", value=manifest.fork, fix=fix)
-    return Adapter(manifest, package.content_hash, fork, lora, replaced, head)
+    return Adapter(manifest, package.content_hash, fork, lora.low_rank, replaced, head)
 
 
 def check_backbone(manifest: Manifest, backbone: Backbone) -> None:
@@ -122,30 +123,10 @@ def _segment_indices(manifest: Manifest, backbone: Backbone, kind: str) -> list[
     return sorted(names.index(edit.segment) for edit in manifest.edits if edit.kind == kind)
 
 
-def _take_lora(package: Content, backbone: Backbone, tensors: dict[str, Tensor]) -> dict[int, dict[str, LoraDelta]]:
-    edits: dict[int, dict[str, LoraDelta]] = {}
-    for index in _segment_indices(package.manifest, backbone, "lora"):
-        modules = backbone.segments[index].editable_modules()
-        taken = {
-            name: _take_delta(name, module, package.lora, tensors, backbone.device)
-            for name, module in modules.items()
-            if package.lora and f"{name}.lora_A.weight" in tensors
-        }
-        if not taken:
-            name = backbone.segments[index].name
-            raise InvalidInputError("no LoRA tensor for this segment", field=TENSOR_FILE, value=name, fix=FIX_TENSORS)
-        edits[index] = taken
-    return edits
-
-
-def _take_delta(
-    name: str, module: nn.Module, config: LoraConfig, tensors: dict[str, Tensor], device: torch.device
-) -> LoraDelta:
-    if f"{name}.lora_B.weight" not in tensors:
-        raise InvalidInputError("A without B", field=f"{TENSOR_FILE}: {name}.lora_B.weight", fix=FIX_TENSORS)
-    a, b = tensors.pop(f"{name}.lora_A.weight"), tensors.pop(f"{name}.lora_B.weight")
-    check_delta(f"{TENSOR_FILE}: {name}", module, LoraDelta(a, b, config.scale(name)), config.rank(name))
-    return LoraDelta(a.to(device), b.to(device), config.scale(name))
+def _take_lora(package: Content, backbone: Backbone, tensors: dict[str, Tensor]) -> LoraEdits:
+    if package.lora is None:
+        return LoraEdits({}, {})
+    return take_lora(package.lora, backbone, _segment_indices(package.manifest, backbone, "lora"), tensors)
 
 
 def _take_replaced(manifest: Manifest, backbone: Backbone, tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
@@ -153,7 +134,7 @@ def _take_replaced(manifest: Manifest, backbone: Backbone, tensors: dict[str, Te
     state = backbone.model.state_dict() if indices else {}
     return {
         index: {
-            name: _take(tensors, name, own, backbone.device)
+            name: take(tensors, name, own, backbone.device)
             for name, own in state.items()
             if backbone.segments[index].owns_tensor(name)
         }
@@ -166,18 +147,8 @@ def _take_head(manifest: Manifest, backbone: Backbone, tensors: dict[str, Tensor
     with torch.device("meta"):
         head = build_head(manifest.head, backbone, len(manifest.labels))
     taken = {
-        name: _take(tensors, f"{backbone.classifier}.{name}", own, backbone.device)
+        name: take(tensors, f"{backbone.classifier}.{name}", own, backbone.device)
         for name, own in head.state_dict().items()
     }
     head.load_state_dict(taken, assign=True)
     return head.eval().requires_grad_(requires_grad=False)
-
-
-def _take(tensors: dict[str, Tensor], name: str, own: Tensor, device: torch.device) -> Tensor:
-    if name not in tensors:
-        raise InvalidInputError("missing", field=f"{TENSOR_FILE}: {name}", fix=FIX)
-    tensor = tensors.pop(name)
-    if tensor.shape != own.shape or tensor.is_floating_point() != own.is_floating_point():
-        message, value = f"{own.dtype} of shape {tuple(own.shape)} expected", f"{tensor.dtype} {tuple(tensor.shape)}"
-        raise InvalidInputError(message, field=f"{TENSOR_FILE}: {name}", value=value, fix=FIX)
-    return tensor.to(device, torch.float32 if tensor.is_floating_point() else own.dtype)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
@@ -24,9 +25,8 @@ MAX_PATTERNS = 1000
 
 # Settings of PEFT that change the forward pass in ways that the engine does not compute.
 UNSUPPORTED = (
-    "use_dora", "lora_bias", "use_qalora", "use_bdlora", "alora_invocation_tokens", "arrow_config", "kasa_config",
-    "monteclora_config", "target_parameters", "trainable_token_indices", "megatron_config", "layer_replication",
-    "fan_in_fan_out",
+    "use_qalora", "use_bdlora", "alora_invocation_tokens", "arrow_config", "kasa_config", "monteclora_config",
+    "target_parameters", "trainable_token_indices", "megatron_config", "layer_replication", "fan_in_fan_out",
 )  # fmt: skip
 # Initialisations that move a part of the base weights into A and B: wrong on the backbone as it is.
 MOVING_INITIALISATIONS = ("pissa", "olora", "corda", "loftq", "lora_ga")
@@ -48,7 +48,9 @@ class LoraConfig(BaseModel):
     r: Rank
     lora_alpha: Alpha
     use_rslora: bool = False
-    bias: str = "none"
+    use_dora: bool = False
+    lora_bias: bool = False
+    bias: Literal["none", "lora_only", "all"] = "none"
     rank_pattern: dict[Pattern, Rank] = Field(default={}, max_length=MAX_PATTERNS)
     alpha_pattern: dict[Pattern, Alpha] = Field(default={}, max_length=MAX_PATTERNS)
 
@@ -66,8 +68,8 @@ class LoraConfig(BaseModel):
         """Raise InvalidInputError for a PEFT setting that would be answered wrongly."""
         if self.peft_type != "LORA":
             raise _unsupported("peft_type", self.peft_type, "train a LoRA adapter")
-        if self.bias != "none":
-            raise _unsupported("bias", self.bias, 'train with bias="none"')
+        if self.use_dora and self.lora_bias:
+            raise _unsupported("lora_bias", "true with use_dora", "train without lora_bias, as PEFT itself demands")
         extra: dict[str, Any] = self.model_extra or {}
         for name in UNSUPPORTED:
             if extra.get(name):
@@ -88,27 +90,49 @@ class LoraConfig(BaseModel):
 
 @dataclass(frozen=True, eq=False)
 class LoraDelta:
-    """A (rank, in, …), B (out, rank, …) and their scale, for one Linear or Conv2d."""
+    """A (rank, in, …), B (out, rank, …) and their scale, for one Linear or Conv2d.
+
+    `bias` (out,) is added to the output as it is, where the adapter has one: what PEFT scales is scaled.
+    """
 
     a: Tensor
     b: Tensor
     scale: float
+    bias: Tensor | None = None
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """A, B and, where there is one, the bias."""
+        return (self.a, self.b) if self.bias is None else (self.a, self.b, self.bias)
 
     def to(self, where: torch.device | torch.dtype) -> LoraDelta:
         """The same edit on a device, or in a precision."""
-        return LoraDelta(self.a.to(where), self.b.to(where), self.scale)
+        return LoraDelta(
+            self.a.to(where), self.b.to(where), self.scale, None if self.bias is None else self.bias.to(where)
+        )
 
     def of(self, module: nn.Module, x: Tensor) -> Tensor:
         """What this edit adds to `module(x)`."""
         if isinstance(module, nn.Conv2d):
             low = F.conv2d(x, self.a, None, module.stride, module.padding, module.dilation)
-            return F.conv2d(low * self.scale, self.b)
-        return F.linear(F.linear(x, self.a) * self.scale, self.b)
+            return F.conv2d(low * self.scale, self.b, self.bias)
+        return F.linear(F.linear(x, self.a) * self.scale, self.b, self.bias)
 
     def merged_into(self, weight: Tensor) -> Tensor:
-        """The module's weight with this edit added: what `of` adds to the output, once and for all."""
+        """The module's weight with this edit added: what A and B add to the output, once and for all."""
         a, b = self.a.to(weight.dtype), self.b.to(weight.dtype)
         return weight + (b.flatten(1) @ a.flatten(1)).reshape(weight.shape) * self.scale
+
+
+def merged(model: nn.Module, deltas: Mapping[str, LoraDelta]) -> dict[str, Tensor]:
+    """The weights and biases of `model` that these edits of its modules change, by name, with the edits added."""
+    tensors: dict[str, Tensor] = {}
+    for name, delta in deltas.items():
+        tensors[f"{name}.weight"] = delta.merged_into(model.get_parameter(f"{name}.weight").detach())
+        if delta.bias is not None:
+            own = model.get_parameter(f"{name}.bias").detach()
+            tensors[f"{name}.bias"] = own + delta.bias.to(own.dtype)
+    return tensors
 
 
 def check_delta(name: str, module: nn.Module, delta: LoraDelta, rank: int) -> None:
@@ -124,10 +148,15 @@ def check_delta(name: str, module: nn.Module, delta: LoraDelta, rank: int) -> No
     else:
         fix = f"train without {name} in target_modules"
         raise InvalidInputError("LoRA edits Linear and Conv2d only", field=name, value=type(module).__name__, fix=fix)
-    for side, tensor, shape in (("lora_A", delta.a, wanted_a), ("lora_B", delta.b, wanted_b)):
-        if tuple(tensor.shape) != shape or not tensor.is_floating_point():
-            message, value = f"floating point of shape {shape} expected", f"{tensor.dtype} {tuple(tensor.shape)}"
-            raise InvalidInputError(message, field=f"{name}.{side}", value=value, fix=FIX)
+    check_shape(f"{name}.lora_A", delta.a, wanted_a)
+    check_shape(f"{name}.lora_B", delta.b, wanted_b)
+
+
+def check_shape(field: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+    """Raise InvalidInputError unless the tensor is of floating point and of this shape."""
+    if tuple(tensor.shape) != shape or not tensor.is_floating_point():
+        message, value = f"floating point of shape {shape} expected", f"{tensor.dtype} {tuple(tensor.shape)}"
+        raise InvalidInputError(message, field=field, value=value, fix=FIX)
 
 
 def _pattern(patterns: dict[str, Any], module: str, default: float) -> float:

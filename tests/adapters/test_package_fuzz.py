@@ -20,6 +20,7 @@ from lensmount_adapters.golden import FILE as GOLDEN_FILE
 from lensmount_adapters.package import CONFIG_FILE, MANIFEST_FILE, TENSOR_FILE, read_package
 from tampering import Kit
 
+LORA: dict[str, dict[str, Any]] = {"lora": {}, "dora, all biases": {"use_dora": True, "bias": "all"}}
 SLOW = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 scalars = st.one_of(
@@ -36,12 +37,12 @@ pieces = st.binary(min_size=1, max_size=5) | st.sampled_from([b"{", b"}", b"[", 
 cuts = st.lists(st.tuples(st.floats(0, 0.9999), st.integers(0, 5), st.just(b"") | pieces), min_size=1, max_size=4)
 
 
-@pytest.fixture(scope="module", params=["lora", "replaced"])
+@pytest.fixture(scope="module", params=[*LORA, "replaced"])
 def kit(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Kit:
     folder = tmp_path_factory.mktemp("kit")
-    if request.param == "lora":
+    if request.param in LORA:
         backbone = random_backbone("test_vit")
-        lora_package(folder, backbone)
+        lora_package(folder, backbone, **LORA[request.param])
     else:
         backbone = random_backbone("test_resnet")
         replaced_package(folder / "package", backbone)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,18 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "patterns": {"rank_pattern": {"fc1": 7, "conv_pw": 2, "conv1": 3}, "alpha_pattern": {"fc1": 3, "conv1": 5.5}},
     "rslora and patterns": {"use_rslora": True, "alpha_pattern": {"attn.qkv|fc2": 1, r"blocks\.5\.mlp\.fc1": 9}},
 }
+BEYOND: dict[str, dict[str, Any]] = {
+    "dora": {"use_dora": True},
+    "dora, rslora and patterns": {"use_dora": True, "use_rslora": True, "rank_pattern": {"fc1": 7, "conv1": 3}},
+    "trained biases": {"bias": "lora_only"},
+    "dora and trained biases": {"use_dora": True, "bias": "lora_only"},
+    "all biases": {"bias": "all"},
+    "dora and all biases": {"use_dora": True, "bias": "all"},
+}
+OWN_BIAS: dict[str, dict[str, Any]] = {
+    "lora_B's bias": {"lora_bias": True, "use_rslora": True},
+    "lora_B's bias and trained ones": {"lora_bias": True, "bias": "lora_only", "alpha_pattern": {"fc1": 3}},
+}
 
 
 def pefts_logits(backbone: Backbone, folder: Path, rows: Tensor, labels: int) -> tuple[Tensor, Tensor]:
@@ -34,11 +47,9 @@ def pefts_logits(backbone: Backbone, folder: Path, rows: Tensor, labels: int) ->
         return fresh, loaded(rows)
 
 
-@pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize("name", ["test_vit", "test_resnet", "test_efficientnet", "test_convnext", "lcnet_050"])
-def test_peft_loads_a_package_and_gives_the_golden_logits(name: str, options: str, tmp_path: Path) -> None:
+def agrees_with_peft(name: str, options: dict[str, Any], tmp_path: Path) -> None:
     backbone = random_backbone(name)
-    lora_package(tmp_path, backbone, labels=5, segments=(-2, -3), **OPTIONS[options])
+    lora_package(tmp_path, backbone, labels=5, segments=(-2, -3), **options)
     folder = tmp_path / "package"
     golden = read_package(folder).golden
     fresh, loaded = pefts_logits(backbone, folder, prepared(backbone, golden.pictures), labels=5)
@@ -47,19 +58,36 @@ def test_peft_loads_a_package_and_gives_the_golden_logits(name: str, options: st
     assert float((fresh - golden.logits).abs().max()) > 1e-2 * scale
 
 
-@pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize("name", ["test_vit", "test_resnet"])
+@pytest.mark.parametrize("options", [*OPTIONS, *BEYOND])
+@pytest.mark.parametrize("name", ["test_vit", "test_resnet", "test_efficientnet", "test_convnext", "lcnet_050"])
+def test_peft_loads_a_package_and_gives_the_golden_logits(name: str, options: str, tmp_path: Path) -> None:
+    agrees_with_peft(name, {**OPTIONS, **BEYOND}[options], tmp_path)
+
+
+@pytest.mark.parametrize("options", OWN_BIAS)
+@pytest.mark.parametrize("name", ["test_vit", "test_convnext"])
+def test_it_does_so_where_lora_b_has_a_bias(name: str, options: str, tmp_path: Path) -> None:
+    agrees_with_peft(name, OWN_BIAS[options], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *product(["test_vit", "test_resnet"], OPTIONS),
+        *product(["test_vit", "test_convnext"], ["trained biases", *OWN_BIAS]),
+    ],
+)
 @torch.inference_mode()
 def test_a_delta_is_what_pefts_layer_adds(name: str, options: str, tmp_path: Path) -> None:
     backbone = random_backbone(name)
-    lora_package(tmp_path, backbone, segments=(-2,), **OPTIONS[options])
+    lora_package(tmp_path, backbone, segments=(-2,), **{**OPTIONS, **BEYOND, **OWN_BIAS}[options])
     peft = PeftModel.from_pretrained(merged_model(backbone, 3, seed=0), str(tmp_path / "package")).eval()
     adapter = fitted(tmp_path / "package", backbone)
     (deltas,) = adapter.lora.values()
     assert sorted(deltas) == sorted(lora_targets(backbone, (-2,)))
     for module_name, delta in deltas.items():
         layer: Any = peft.base_model.model.get_submodule(module_name)
-        base = layer.base_layer
+        base: Any = backbone.model.get_submodule(module_name)
         inputs = base.in_channels if isinstance(base, nn.Conv2d) else base.in_features
         x = torch.randn((2, inputs, 9, 9) if isinstance(base, nn.Conv2d) else (2, 9, inputs))
         theirs = layer(x) - base(x)

@@ -8,16 +8,25 @@ from pathlib import Path
 import pytest
 
 from lensmount_adapters.package import CONFIG_FILE
-from tampering import Kit, Tamper, complaint, in_json, without_key, written
+from tampering import Kit, Tamper, both, complaint, in_json, without_key, written
 
 NAN, INF = float("nan"), float("inf")
 
 CONFIG: dict[str, tuple[Tamper, str]] = {
     "LoHa": (in_json(CONFIG_FILE, "peft_type", value="LOHA"), "peft_type: PEFT setting not supported .*got LOHA"),
     "no type": (without_key(CONFIG_FILE, "peft_type"), "peft_type: Field required"),
-    "bias": (in_json(CONFIG_FILE, "bias", value="all"), 'bias: PEFT setting not supported .*got all.*bias="none"'),
-    "DoRA": (in_json(CONFIG_FILE, "use_dora", value=True), "use_dora: PEFT setting not supported.*train without"),
-    "LoRA bias": (in_json(CONFIG_FILE, "lora_bias", value=True), "lora_bias: PEFT setting not supported"),
+    "bias": (
+        in_json(CONFIG_FILE, "bias", value="boft_only"),
+        "bias: Input should be 'none', 'lora_only' or 'all'.*boft",
+    ),
+    "DoRA a word": (
+        in_json(CONFIG_FILE, "use_dora", value="rows"),
+        "use_dora: Input should be a valid boolean.*got rows",
+    ),
+    "DoRA with a bias of B": (
+        both(in_json(CONFIG_FILE, "use_dora", value=True), in_json(CONFIG_FILE, "lora_bias", value=True)),
+        "lora_bias: PEFT setting not supported .*with use_dora.*train without lora_bias",
+    ),
     "QALoRA": (in_json(CONFIG_FILE, "use_qalora", value=True), "use_qalora: PEFT setting not supported"),
     "BD-LoRA": (in_json(CONFIG_FILE, "use_bdlora", value={"a": 1}), "use_bdlora: PEFT setting not supported"),
     "KaSA": (in_json(CONFIG_FILE, "kasa_config", value={"a": 1}), "kasa_config: PEFT setting not supported"),

@@ -34,7 +34,7 @@ def delta(seed: int, *, convolution: bool = False) -> LoraDelta:
     a, b = torch.randn(2, 3, generator=random), torch.randn(4, 2, generator=random)
     if convolution:
         a, b = a[:, :, None, None].expand(2, 3, 3, 3), b[:, :, None, None]
-    return LoraDelta(a, b, 0.5)
+    return LoraDelta(a, b, 0.5, torch.randn(4, generator=random) if seed % 2 else None)
 
 
 @torch.inference_mode()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,9 +37,12 @@ def check(folder: Path, backbone: Backbone, seen: Callable[[Pixels], Pixels] = l
     return compare_logits(package.golden, served, "fp32")
 
 
+LORA: dict[str, dict[str, Any]] = {"lora": {}, "dora": {"use_dora": True}, "biases": {"bias": "all"}}
+
+
 def package_of(kind: str, folder: Path, backbone: Backbone) -> Path:
-    if kind == "lora":
-        lora_package(folder, backbone)
+    if kind in LORA:
+        lora_package(folder, backbone, **LORA[kind])
     elif kind == "replaced":
         replaced_package(folder / "package", backbone)
     else:
@@ -46,7 +50,7 @@ def package_of(kind: str, folder: Path, backbone: Backbone) -> Path:
     return folder / "package"
 
 
-@pytest.mark.parametrize("kind", ["lora", "replaced", "head"])
+@pytest.mark.parametrize("kind", [*LORA, "replaced", "head"])
 @pytest.mark.parametrize("name", BACKBONES)
 def test_the_right_adapter_passes_by_far(name: str, kind: str, tmp_path: Path) -> None:
     backbone = random_backbone(name)
@@ -91,12 +95,19 @@ def test_the_logits_of_another_adapter_are_refused(tmp_path: Path) -> None:
         check(folder, backbone)
 
 
-@pytest.mark.parametrize("part", ["head.", "lora_A", "lora_B"])
-def test_a_stale_part_is_refused(part: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("part", "kind"),
+    [
+        *(("head.", "lora"), ("lora_A", "lora"), ("lora_B", "lora")),
+        *(("lora_A", "dora"), ("lora_magnitude_vector", "dora")),
+        *(("base_layer.bias", "biases"), ("norm1.bias", "biases")),
+    ],
+)
+def test_a_stale_part_is_refused(part: str, kind: str, tmp_path: Path) -> None:
     """The tensors of one part come from another training than the rest."""
     backbone = random_backbone("test_vit")
     for seed in (1, 2):
-        lora_package(tmp_path / str(seed), backbone, seed=seed)
+        lora_package(tmp_path / str(seed), backbone, seed=seed, **LORA[kind])
     folder = tmp_path / "1" / "package"
     stale = read_package(tmp_path / "2" / "package").tensors
     names = [name for name in stale if part in name]

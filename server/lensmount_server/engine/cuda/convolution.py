@@ -46,4 +46,4 @@ def _grouped(module: nn.Conv2d, x: Tensor, stack: Stack, slots: Tensor) -> Tenso
     low = F.conv2d(grouped, a, None, module.stride, module.padding, module.dilation, groups=rows)
     b = stack.b.index_select(0, slots) * stack.scale.index_select(0, slots)[:, None, None]
     delta = b.to(low.dtype).bmm(low.reshape(rows, stack.rank, -1))
-    return delta.view(rows, -1, *low.shape[2:])
+    return delta.view(rows, -1, *low.shape[2:]) + stack.bias.index_select(0, slots)[:, :, None, None]

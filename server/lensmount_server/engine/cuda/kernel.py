@@ -1,6 +1,6 @@
 """One pass over x for the base weights and for every row's own low-rank edit, in the Triton language.
 
-    y = x Wᵀ + bias + scale[slot] · (x A[slot]ᵀ) B[slot]ᵀ        slot -1: without the last term
+    y = x Wᵀ + bias + scale[slot] · (x A[slot]ᵀ) B[slot]ᵀ + own_bias[slot]        slot -1: without what has a slot
 
 Each program computes one tile of y. It reads its tile of x once and multiplies it with W and with
 its slot's A side by side; the small product with B comes at the end. What that saves against a
@@ -34,6 +34,7 @@ def edited_product(  # noqa: PLR0913, PLR0917 # a kernel has no structures to pa
     a: tl.tensor,
     b: tl.tensor,
     scale: tl.tensor,
+    own_bias: tl.tensor,
     tiles: tl.tensor,
     y: tl.tensor,
     n: int,
@@ -45,9 +46,10 @@ def edited_product(  # noqa: PLR0913, PLR0917 # a kernel has no structures to pa
     has_bias: tl.constexpr,
     widen: tl.constexpr,
 ) -> None:
-    """One tile of y (lines, n), from x (lines, k), weight (n, k), bias (n,), a (slots, rank, k) and b (slots, n, rank).
+    """One tile of y (lines, n), from x (lines, k), weight (n, k) and bias (n,).
 
-    All contiguous, `scale` (slots,) in float32, `tiles` (tiles, 3) as in tiles.py; the grid is (tiles, blocks of n).
+    Edits are a (slots, rank, k), b (slots, n, rank), own_bias (slots, n) and, in float32, scale (slots,). All
+    contiguous, `tiles` (tiles, 3) as in tiles.py; the grid is (tiles, blocks of n).
     """
     tile = tiles + 3 * tl.program_id(0)
     start, stop, slot = tl.load(tile), tl.load(tile + 1), tl.load(tile + 2)
@@ -79,6 +81,7 @@ def edited_product(  # noqa: PLR0913, PLR0917 # a kernel has no structures to pa
         if widen:
             bs = bs.to(tl.float32)
         sums += tl.load(scale + slot) * tl.dot(low.to(bs.dtype), bs, input_precision="ieee")
+        sums += tl.load(own_bias + own * n + outputs, mask=outputs < n, other=0.0).to(tl.float32)[None, :]
     else:
         for step in range(0, k, block_k):
             left = inputs < k - step
@@ -110,7 +113,7 @@ def edited_linear(x: Tensor, weight: Tensor, bias: Tensor | None, stack: Stack, 
     config = pick(lines, n, k, stack.rank, x.itemsize)
     tiles = device_tiles(runs, lines, config.block_m, x.device)
     edited_product[tiles.shape[0], triton.cdiv(n, config.block_n)](
-        *(flat, weight.contiguous(), weight if bias is None else bias, stack.a, stack.b, stack.scale, tiles, y, n, k),
+        *(flat, weight.contiguous(), weight if bias is None else bias, *stack.tensors, tiles, y, n, k),
         rank=stack.rank,
         block_m=config.block_m,
         block_n=config.block_n,

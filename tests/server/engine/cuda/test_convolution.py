@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -27,9 +28,9 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
-def delta(module: nn.Conv2d, rank: int, scale: float) -> LoraDelta:
+def delta(module: nn.Conv2d, rank: int, scale: float, bias: Tensor | None = None) -> LoraDelta:
     a = torch.randn(rank, module.in_channels, *module.kernel_size) * module.weight[0].numel() ** -0.5
-    return LoraDelta(a, torch.randn(module.out_channels, rank, 1, 1), scale)
+    return LoraDelta(a, torch.randn(module.out_channels, rank, 1, 1), scale, bias)
 
 
 def expected(module: nn.Conv2d, x: Tensor, edits: dict[int, LoraDelta]) -> Tensor:
@@ -38,9 +39,7 @@ def expected(module: nn.Conv2d, x: Tensor, edits: dict[int, LoraDelta]) -> Tenso
     for run in RUNS:
         own = slice(start, start + run.rows)
         if run.slot in edits:
-            own_delta = edits[run.slot]
-            moved = LoraDelta(own_delta.a.to(x), own_delta.b.to(x), own_delta.scale)
-            y[own] += moved.of(module, x[own])
+            y[own] += edits[run.slot].to(x.device).of(module, x[own])
         start += run.rows
     return y
 
@@ -54,7 +53,7 @@ def distance(got: Tensor, wanted: Tensor) -> float:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_row_gets_its_own_edit(shape: str, *, channels_last: bool, device: torch.device) -> None:
     module = nn.Conv2d(6, 10, **SHAPES[shape]).to(device)
-    edits = {0: delta(module, 4, 0.5), 1: delta(module, 3, 2.0)}
+    edits = {0: delta(module, 4, 0.5), 1: delta(module, 3, 2.0, 5 * torch.randn(10))}
     stack = Stack.empty(module, 2, 16, torch.float32)
     for slot, edit in edits.items():
         stack.write(slot, edit)
@@ -64,6 +63,7 @@ def test_every_row_gets_its_own_edit(shape: str, *, channels_last: bool, device:
     wanted = expected(module, x, edits)
     assert distance(edited_conv(module, module.forward, x, stack, RUNS), wanted) < 1e-5
     assert distance(expected(module, x, {0: edits[1], 1: edits[0]}), wanted) > 0.1
+    assert distance(expected(module, x, {**edits, 1: replace(edits[1], bias=None)}), wanted) > 0.1
 
 
 def test_only_a_product_of_single_pixels_goes_through_the_kernel() -> None:

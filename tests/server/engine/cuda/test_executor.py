@@ -12,12 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from engines import FRAMES, Answers, Member, Zoo, distance, lora_member, make_zoo, serve
+from engines import FRAMES, Answers, Member, Zoo, alone, beyond_lora, distance, lora_member, make_zoo, serve
 from factories import pictures, random_backbone, stacked
 from lensmount.errors import IncompatibleError, ServerError
 from lensmount_adapters.adapter import Adapter
 from lensmount_adapters.backbones.backbone import fingerprint
-from lensmount_adapters.lora import LoraDelta
 from lensmount_server.engine.cuda import executor as module
 from lensmount_server.engine.cuda.executor import CudaExecutor
 from lensmount_server.engine.cuda.layout import gathered
@@ -35,10 +34,7 @@ Wanted = Sequence[tuple[int, int]]
 
 def moved(adapter: Adapter, device: torch.device) -> Adapter:
     """The adapter as `fit` would have put it on a backbone there."""
-    lora = {
-        index: {name: LoraDelta(edit.a.to(device), edit.b.to(device), edit.scale) for name, edit in edits.items()}
-        for index, edits in adapter.lora.items()
-    }
+    lora = {index: {name: edit.to(device) for name, edit in edits.items()} for index, edits in adapter.lora.items()}
     replaced = {
         index: {name: tensor.to(device) for name, tensor in tensors.items()}
         for index, tensors in adapter.replaced.items()
@@ -128,7 +124,7 @@ def test_slots_that_were_exchanged_would_be_caught(zoo: Zoo) -> None:
     one, other = (engine.slots.table.residents[zoo.members[i].adapter.content_hash] for i in (0, 1))
     for name in next(iter(zoo.members[0].adapter.lora.values())):
         stack = engine.slots.stack(name)
-        for tensor in (stack.a, stack.b, stack.scale):
+        for tensor in stack.tensors:
             tensor[[one, other]] = tensor[[other, one]]
     assert worst(zoo, wanted, engine) > FAR
 
@@ -174,6 +170,36 @@ def test_a_pass_that_fails_gives_everything_back(zoo: Zoo, monkeypatch: pytest.M
     assert not any(engine.slots.table.users(name) for name in engine.slots.table.residents)
     assert not any("forward" in part.__dict__ for part in zoo.backbone.model.modules())
     assert worst(zoo, EVERYTHING[::5], engine) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_resnet", "test_efficientnet"])
+def test_every_kind_of_lora_is_right_in_one_batch(
+    name: str, tmp_path: Path, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DoRA, biases and parts of a fused `qkv`, against PEFT's own models; a slot without its bias would be caught."""
+    backbone = random_backbone(name)
+    members = beyond_lora(tmp_path, backbone).values()
+    rows = stacked(backbone, pictures(2))
+    expected = {(f, m.adapter.content_hash): alone(backbone, m, rows[f]) for f in range(2) for m in members}
+    backbone.model.to(device)
+    wanted = [(f, moved(m.adapter, device)) for f in range(2) for m in members]
+    answers = serve(CudaExecutor(backbone), wanted, rows)
+    assert max(distance(answers[key].cpu(), expected[key]) for key in expected) < TOLERANCE
+
+    def unbiased(slots: Slots, name: str) -> object:
+        stack = original(slots, name)
+        return replace(stack, bias=torch.zeros_like(stack.bias))
+
+    original = Slots.stack
+    monkeypatch.setattr(Slots, "stack", unbiased)
+    answers = serve(CudaExecutor(backbone), wanted, rows)
+    off = {key: distance(answers[key].cpu(), expected[key]) for key in expected}
+    biased = {
+        m.adapter.content_hash
+        for m in members
+        if any(d.bias is not None for e in m.adapter.lora.values() for d in e.values())
+    }
+    assert {key[1] for key in off if off[key] > FAR} == biased
 
 
 @pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "test_convnext", "test_vit_relpos"])

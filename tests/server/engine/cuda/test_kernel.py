@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 import torch
@@ -26,8 +27,14 @@ Deltas = Mapping[int, LoraDelta]
 
 
 def deltas(n: int, k: int, ranks: Mapping[int, int]) -> Deltas:
+    """Edits by slot; every second one has a bias."""
     return {
-        slot: LoraDelta(torch.randn(rank, k) * k**-0.5, torch.randn(n, rank) * rank**-0.5, 0.5 + slot)
+        slot: LoraDelta(
+            torch.randn(rank, k) * k**-0.5,
+            torch.randn(n, rank) * rank**-0.5,
+            0.5 + slot,
+            torch.randn(n) if slot % 2 else None,
+        )
         for slot, rank in ranks.items()
     }
 
@@ -50,6 +57,8 @@ def expected(module: nn.Linear, x: Tensor, edits: Deltas, runs: Runs) -> Tensor:
         if run.slot in edits:
             delta = edits[run.slot]
             y = y + delta.scale * (part @ delta.a.to(x).double().T) @ delta.b.to(x).double().T
+            if delta.bias is not None:
+                y = y + delta.bias.to(x).double()
         parts.append(y)
     return torch.cat(parts)
 
@@ -110,6 +119,19 @@ def test_exchanged_slots_would_be_caught(dtype: torch.dtype, device: torch.devic
     assert distance(edited_linear(x, module.weight, module.bias, stack, runs), expected(module, x, edits, runs)) > FAR
 
 
+@torch.inference_mode()
+def test_a_bias_in_another_slot_would_be_caught(device: torch.device) -> None:
+    module = nn.Linear(64, 64, device=device)
+    edits = deltas(64, 64, {0: 4, 1: 4})
+    stack = stack_of(module, edits, 16, torch.float32)
+    x, runs = torch.randn(6, 5, 64, device=device), (Run(0, 3), Run(1, 3))
+    wanted = expected(module, x, edits, runs)
+    assert distance(edited_linear(x, module.weight, module.bias, stack, runs), wanted) < TOLERANCE[torch.float32]
+    for wrong in (stack.bias.flip(0), torch.zeros_like(stack.bias)):
+        moved = replace(stack, bias=wrong)
+        assert distance(edited_linear(x, module.weight, module.bias, moved, runs), wanted) > FAR
+
+
 @pytest.mark.filterwarnings("ignore:invalid value encountered")
 @torch.inference_mode()
 def test_what_is_wrong_in_one_slot_or_row_stays_there(device: torch.device) -> None:
@@ -157,7 +179,7 @@ def test_the_interpreter_without_widening_would_multiply_the_bits_of_bfloat16() 
     tiles = device_tiles(runs, 16, 16, x.device)
     for widen in (True, False):
         y = torch.empty(16, 32, dtype=torch.bfloat16)
-        tensors = (x, module.weight, module.weight, stack.a, stack.b, stack.scale, tiles, y)
+        tensors = (x, module.weight, module.weight, *stack.tensors, tiles, y)
         sides = {"rank": 16, "block_m": 16, "block_n": 32, "block_k": 32}
         edited_product[1, 1](*tensors, 32, 32, **sides, has_bias=False, widen=widen)
         assert (distance(y, wanted) < TOLERANCE[torch.bfloat16]) == widen

@@ -39,7 +39,7 @@ def compiled(row: Row, dtype: str, capability: int) -> Any:
     config = row.config
     constants = {"rank": row.rank, "block_m": config.block_m, "block_n": config.block_n, "block_k": config.block_k}
     constants |= {"has_bias": True, "widen": False}
-    types = dict.fromkeys(("x", "weight", "bias", "a", "b", "y"), f"*{dtype}")
+    types = dict.fromkeys(("x", "weight", "bias", "a", "b", "own_bias", "y"), f"*{dtype}")
     types |= {"scale": "*fp32", "tiles": "*i32", "n": "i32", "k": "i32"}
     function = triton.JITFunction(edited_product.fn)
     signature = {name: types.get(name, "constexpr") for name in function.arg_names}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -90,9 +91,24 @@ def test_memory_is_what_the_tensors_take(backbone: Backbone, adapters: tuple[Ada
     slots = Slots(backbone.model, 3, torch.float16)
     assert slots.bytes == 0
     slots.load(adapters[0])
-    sides = sum(sum(edit.shape) for edit in edits_of(adapters[0]).values())
-    modules = len(edits_of(adapters[0]))
-    assert slots.bytes == 3 * (2 * 16 * sides + 4 * modules)
+    edits = edits_of(adapters[0]).values()
+    sides, outs = sum(sum(edit.shape) for edit in edits), sum(len(edit) for edit in edits)
+    assert slots.bytes == 3 * (2 * 16 * sides + 2 * outs + 4 * len(edits))
+
+
+def test_a_bias_leaves_its_slot_with_its_adapter(
+    backbone: Backbone, adapters: tuple[Adapter, ...], tmp_path: Path
+) -> None:
+    lora_package(tmp_path, backbone, bias="lora_only")
+    biased = fitted(tmp_path / "package", backbone)
+    slots = Slots(backbone.model, 1, torch.float32)
+    slots.load(biased)
+    ((_, edits),) = biased.lora.items()
+    for name, delta in edits.items():
+        assert delta.bias is not None
+        assert torch.equal(slots.stack(name).bias[0], delta.bias)
+    slots.load(adapters[1])  # of a larger rank: the stacks grow
+    assert not any(slots.stack(name).bias.any() for name in edits)
 
 
 def test_a_leased_adapter_is_not_overwritten(backbone: Backbone, adapters: tuple[Adapter, ...]) -> None:
