@@ -17,6 +17,7 @@ from engines import (
     alone,
     arithmetic,
     beyond_lora,
+    compiled_lora_form,
     distance,
     lora_form,
     merged_form,
@@ -93,6 +94,7 @@ def test_the_fast_executor_equals_peft_in_both_forms(engine: str, kinds: Kinds) 
     compiler = SideBySide(real)
     for executor in (
         lora_form(kinds.backbone, compiler, OPTIONS),
+        compiled_lora_form(kinds.backbone, compiler, OPTIONS, kinds.members.values()),
         merged_form(kinds.backbone, compiler, OPTIONS, kinds.members.values()),
     ):
         assert max(kinds.off(executor).values()) < TOLERANCE

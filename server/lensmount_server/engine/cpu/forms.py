@@ -121,10 +121,11 @@ class LoraForms:
 
 
 def structure_of(adapter: Adapter, segments: int) -> Structure | None:
-    """The structure of an adapter that has LoRA edits only; None for any other."""
-    if adapter.replaced or not adapter.lora:
+    """The structure of an adapter whose edits are A and B only; None for any other."""
+    deltas = {name: delta for own in adapter.lora.values() for name, delta in own.items()}
+    if adapter.replaced or not deltas or any(delta.bias is not None for delta in deltas.values()):
         return None
-    ranks = {name: _filled(delta.a.shape[0]) for deltas in adapter.lora.values() for name, delta in deltas.items()}
+    ranks = {name: _filled(delta.a.shape[0]) for name, delta in deltas.items()}
     range_ = SegmentRange(adapter.fork, segments, adapter.manifest.preprocessing)
     return Structure(range_, tuple(sorted(ranks.items())))
 

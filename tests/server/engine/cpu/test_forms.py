@@ -342,6 +342,16 @@ def test_only_lora_has_a_structure(vit: Zoo) -> None:
     assert structures[0] == structures[1]
 
 
+def test_a_form_has_no_place_for_a_bias(vit: Zoo) -> None:
+    adapter, segments = vit.members[0].adapter, len(vit.backbone.segments)
+    lora = {
+        index: {name: replace(delta, bias=torch.ones(len(delta.b))) for name, delta in deltas.items()}
+        for index, deltas in adapter.lora.items()
+    }
+    assert structure_of(adapter, segments) is not None
+    assert structure_of(replace(adapter, lora=lora), segments) is None
+
+
 def test_many_threads_mount_one_structure_once(kept: LoraForms, compiling: Compiling, ranked: Ranked) -> None:
     adapters = [ranked(str(number), 8) for number in range(8)]
     threads = [threading.Thread(target=kept.mount, args=(adapter,)) for adapter in adapters]
