@@ -3,24 +3,68 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
+from torch import Tensor
 
-Pixels = NDArray[np.uint8]
+from lensmount_adapters.pictures import Pixels
+from lensmount_adapters.preprocessing import Preprocessing
+
+
+class Picture(Protocol):
+    """What a frame shows, in whatever form it came; converted when somebody asks. For any thread."""
+
+    @property
+    def height(self) -> int:
+        """In pixels."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """In pixels."""
+        ...
+
+    @property
+    def pixels(self) -> Pixels:
+        """All of it: uint8 RGB (height, width, 3), C-contiguous and never written again."""
+        ...
+
+    def prepare(self, preprocessing: Preprocessing) -> Tensor:
+        """What a backbone gets to see: uint8 (3, height, width) of the preprocessing. Raises as that does."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Still:
+    """A picture that came as pixels."""
+
+    pixels: Pixels
+
+    @property
+    def height(self) -> int:
+        """In pixels."""
+        return int(self.pixels.shape[0])
+
+    @property
+    def width(self) -> int:
+        """In pixels."""
+        return int(self.pixels.shape[1])
+
+    def prepare(self, preprocessing: Preprocessing) -> Tensor:
+        """As training prepares it."""
+        return preprocessing.prepare(self.pixels)
 
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One decoded picture with its capture time.
+    """One picture with its capture time.
 
-    `pixels` is uint8 RGB of shape (height, width, 3), C-contiguous and never written
-    again. `index` counts decoded frames of its stream from 0; `pts_ns` is nanoseconds
+    `index` counts decoded frames of its stream from 0; `pts_ns` is nanoseconds
     from the stream's zero; `capture_time_ns` is Unix time (arrival where the camera
     tells none); `decode_ms` is what decoding it took.
     """
 
-    pixels: Pixels
+    picture: Picture
     index: int = 0
     pts_ns: int = 0
     capture_time_ns: int = 0

@@ -25,7 +25,7 @@ from lensmount_adapters.pictures import Pixels
 from lensmount_adapters.preprocessing import Preprocessing
 from lensmount_server.defects import known
 from lensmount_server.engine.runtime import Engine, Job
-from lensmount_server.frames import Answer, Frame, VersionId, Want
+from lensmount_server.frames import Answer, Frame, Picture, Still, VersionId, Want
 from lensmount_server.mounts import Leases, Mounted, Mounts
 from lensmount_server.scheduling import (
     ANY_TIME,
@@ -62,7 +62,7 @@ class Outcome:
 class Waiting:
     """A frame in the queue; `resolve` is asked for its adapters when its batch is formed, which holds them."""
 
-    pixels: Pixels
+    picture: Picture
     prepared: Prepared
     resolve: Resolve
     future: asyncio.Future[Outcome]
@@ -103,8 +103,8 @@ class Scheduler:
         late = self._queue.late(ticket, time.perf_counter())
         if late is not None:
             raise late.error()
-        prepared = await asyncio.to_thread(_prepare, frame.pixels, mounted)
-        outcome = await self._run(ticket, frame.pixels, prepared, lambda leases: tuple(map(leases.resolve, wants)))
+        prepared = await asyncio.to_thread(_prepare, frame.picture, mounted)
+        outcome = await self._run(ticket, frame.picture, prepared, lambda leases: tuple(map(leases.resolve, wants)))
         return [
             _answer(mounted, logits, outcome) for mounted, logits in zip(outcome.mounted, outcome.logits, strict=True)
         ]
@@ -115,10 +115,11 @@ class Scheduler:
         Where frames come, it goes right behind a batch that leaves nobody waiting: the next frame is furthest then.
         """
         mounted = (Mounted(VersionId(adapter.manifest.task, 0, adapter.content_hash), adapter),)
-        prepared = await asyncio.to_thread(_prepare, pixels, mounted)
+        picture = Still(pixels)
+        prepared = await asyncio.to_thread(_prepare, picture, mounted)
         await self._quiet_moment()
         ticket = Ticket("registration", 1, arrived_s=time.perf_counter())
-        return (await self._run(ticket, pixels, prepared, lambda _: mounted)).logits[0]
+        return (await self._run(ticket, picture, prepared, lambda _: mounted)).logits[0]
 
     async def _quiet_moment(self) -> None:
         if self._closed or time.perf_counter() - self._last_batch_s > PATIENCE_S:
@@ -146,7 +147,7 @@ class Scheduler:
         await self._worker
         await asyncio.to_thread(self._thread.shutdown)
 
-    async def _run(self, ticket: Ticket, pixels: Pixels, prepared: Prepared, resolve: Resolve) -> Outcome:
+    async def _run(self, ticket: Ticket, picture: Picture, prepared: Prepared, resolve: Resolve) -> Outcome:
         if self._closed:
             raise UnavailableError("the server is stopping", fix="call again")
         refusal = self._queue.admit(ticket, time.perf_counter())
@@ -154,7 +155,7 @@ class Scheduler:
             raise refusal.error()
         if refusal is not None:
             self._hand_back(refusal)
-        waiting = Waiting(pixels, prepared, resolve, asyncio.get_running_loop().create_future())
+        waiting = Waiting(picture, prepared, resolve, asyncio.get_running_loop().create_future())
         self._waiting[ticket] = waiting
         self._arrived.set()
         try:
@@ -209,7 +210,7 @@ class Scheduler:
     async def _compute(self, chosen: Sequence[Chosen]) -> list[Outcome | LensmountError]:
         """What the engine says of each; a failed batch runs again one by one, so that only the culprit fails."""
         start = time.perf_counter()
-        jobs = [Job(w.pixels, tuple(m.adapter for m in mounted), w.prepared) for w, mounted in chosen]
+        jobs = [Job(w.picture, tuple(m.adapter for m in mounted), w.prepared) for w, mounted in chosen]
         try:
             logits = await asyncio.get_running_loop().run_in_executor(self._thread, self.engine.run, jobs)
             triples = [(waiting, mounted, rows) for (waiting, mounted), rows in zip(chosen, logits, strict=True)]
@@ -246,8 +247,8 @@ def _ticket(frame: Frame, rows: int, terms: Terms) -> Ticket:
     return Ticket(terms.source, rows, terms.priority, now_s - age_s + terms.deadline_s, now_s)
 
 
-def _prepare(pixels: Pixels, mounted: Sequence[Mounted]) -> Prepared:
-    return {wanted: wanted.prepare(pixels) for wanted in {m.adapter.manifest.preprocessing for m in mounted}}
+def _prepare(picture: Picture, mounted: Sequence[Mounted]) -> Prepared:
+    return {wanted: picture.prepare(wanted) for wanted in {m.adapter.manifest.preprocessing for m in mounted}}
 
 
 def _answer(mounted: Mounted, logits: Tensor, outcome: Outcome) -> Answer:

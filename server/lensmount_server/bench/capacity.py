@@ -22,7 +22,7 @@ from lensmount_server.engine.opening import open_engine
 from lensmount_server.engine.plan import plan
 from lensmount_server.engine.runtime import Engine
 from lensmount_server.engine.settings import EngineSettings
-from lensmount_server.frames import Frame, Want
+from lensmount_server.frames import Frame, Still, Want
 from lensmount_server.registry import Registry
 from lensmount_server.scheduling import measure_overhead
 
@@ -138,7 +138,7 @@ def _register(backbone: Backbone, scratch: Path, count: int, hot: int, progress:
 
 async def _memory(catalog: Catalog, backbone: Backbone, hot: int) -> tuple[float, int]:
     """What a hot adapter adds to this process through its tensors' bytes, and those bytes."""
-    frame = Frame(shots(backbone, 1)[0])
+    frame = Frame(Still(shots(backbone, 1)[0]))
     for number in range(FIRST):
         await catalog.answer(frame, [Want(f"task-{number}")])
     before, state = rss_bytes(), catalog.residency.state()
@@ -151,7 +151,7 @@ async def _memory(catalog: Catalog, backbone: Backbone, hot: int) -> tuple[float
 
 async def _cold(catalog: Catalog, backbone: Backbone, hot: int) -> list[float]:
     """Milliseconds to the first row of adapters that are on the disk only."""
-    frame, spent = Frame(shots(backbone, 1)[0]), []
+    frame, spent = Frame(Still(shots(backbone, 1)[0])), []
     for number in range(hot, hot + COLD):
         start = time.perf_counter()
         await catalog.answer(frame, [Want(f"task-{number}")])

@@ -23,7 +23,7 @@ from lensmount_server.engine.cpu.executor import CpuExecutor
 from lensmount_server.engine.opening import open_engine
 from lensmount_server.engine.runtime import Engine
 from lensmount_server.engine.settings import EngineSettings
-from lensmount_server.frames import Answer, Frame, Want
+from lensmount_server.frames import Answer, Frame, Still, Want
 from lensmount_server.scheduling import Terms
 
 BACKBONE = "vit_small_patch16_224"
@@ -96,7 +96,7 @@ class _Load:
         shot, since = number % len(self.pictures), self.promoted - 1
         wants = (Want(TASK), Want(OTHER))
         self.asked += len(wants)
-        frame = Frame(self.pictures[shot], index=number)
+        frame = Frame(Still(self.pictures[shot]), index=number)
         answers = await self.catalog.answer(frame, wants, Terms(f"source-{number % SOURCES}"))
         self.latencies.setdefault(kind, []).append((time.perf_counter() - due) * 1e3)
         self.answered += len(answers)

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from lensmount_adapters.adapter import Adapter
 from lensmount_adapters.backbones import Backbone
-from lensmount_adapters.pictures import Pixels
 from lensmount_adapters.preprocessing import Preprocessing
 from lensmount_server.engine.choice import PLAIN, Choice
 from lensmount_server.engine.plan import Pass, plan
 from lensmount_server.engine.reference import ReferenceExecutor
+from lensmount_server.frames import Picture
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +25,7 @@ class Job:
     `prepared` holds what decoding threads already scaled; what is missing is made here.
     """
 
-    pixels: Pixels
+    picture: Picture
     adapters: tuple[Adapter, ...]
     prepared: Mapping[Preprocessing, Tensor] = field(default_factory=dict)
 
@@ -160,4 +160,4 @@ def _pictures(work: Pass, jobs: Sequence[Job]) -> Tensor:
 
 def _prepared(job: Job, preprocessing: Preprocessing) -> Tensor:
     ready = job.prepared.get(preprocessing)
-    return preprocessing.prepare(job.pixels) if ready is None else ready
+    return job.picture.prepare(preprocessing) if ready is None else ready

@@ -11,7 +11,7 @@ from typing import Protocol
 from lensmount.errors import InvalidInputError
 from lensmount.v1 import inference_pb2
 from lensmount_adapters.pictures import decode_picture
-from lensmount_server.frames import Frame
+from lensmount_server.frames import Frame, Still
 from lensmount_server.services import convert
 from lensmount_server.streams import Answerer, DropPolicy, Drops, Mailbox, Stream, StreamResult
 from lensmount_server.video.decoder import PacketDecoder
@@ -152,7 +152,7 @@ def encoded(message: inference_pb2.EncodedPicture, index: int) -> Frame:
     """A decoded still; raises InvalidInputError or TooLargeError."""
     start, now = time.perf_counter(), time.time_ns()
     pixels = decode_picture(message.data, field="encoded.data")
-    return Frame(pixels, index, message.pts_ns, now, (time.perf_counter() - start) * 1e3)
+    return Frame(Still(pixels), index, message.pts_ns, now, (time.perf_counter() - start) * 1e3)
 
 
 def _name(name: str) -> str:

@@ -80,7 +80,7 @@ async def _response(item: HubItem, *, with_jpeg: bool) -> sources_pb2.WatchResul
     if isinstance(item.message, SourceStatus):
         return sources_pb2.WatchResultsResponse(source=_source(item.message), lost=item.lost)
     frame = item.message.frame if with_jpeg else None
-    jpeg = await asyncio.to_thread(encode_jpeg, frame.pixels) if frame else b""
+    jpeg = await asyncio.to_thread(encode_jpeg, frame.picture) if frame else b""
     return sources_pb2.WatchResultsResponse(result=convert.stream_result(item.message, jpeg), lost=item.lost)
 
 

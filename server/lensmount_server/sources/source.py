@@ -132,8 +132,7 @@ class Source:
             await feed.stop(self._options.stop_s)
 
     def _on_frame(self, frame: Frame) -> None:
-        height, width, _ = frame.pixels.shape
-        self._size = (width, height)
+        self._size = (frame.picture.width, frame.picture.height)
         if not self._connected:
             self._connected = True
             self._loop.call_soon_threadsafe(self._go_live)

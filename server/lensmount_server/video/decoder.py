@@ -1,4 +1,4 @@
-"""Compressed packets in, RGB frames out, in presentation order.
+"""Compressed packets in, pictures out, in presentation order.
 
 Threads work on the slices of one picture, never on several pictures at once, so a
 stream without B-frames comes out packet by packet; one with B-frames is held back
@@ -20,9 +20,9 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from lensmount.errors import InvalidInputError
-from lensmount_server.frames import Frame, Pixels
+from lensmount_server.frames import Frame
 from lensmount_server.video.limits import PictureLimits
-from lensmount_server.video.picture import PictureConverter
+from lensmount_server.video.picture import DecodedPicture
 
 Codec = Literal["h264", "h265"]
 
@@ -34,10 +34,10 @@ _NS = 1_000_000_000
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
-    """A decoded picture: pixels, its own time if it has one, and the arrival time of its packet."""
+class Decoded:
+    """What came out for a packet: a picture, its own time if it has one, and the arrival time of its packet."""
 
-    pixels: Pixels
+    picture: DecodedPicture
     pts_ns: int | None
     capture_time_ns: int
     decode_ms: float
@@ -55,11 +55,11 @@ class PictureDecoder:
         self.broken = 0
         self._time_base = Fraction(0)
         self._limits = limits
-        self._converter = PictureConverter(limits)
+        self._known: set[tuple[object, ...]] = set()
 
     def decode(
         self, packet: av.Packet[Stream] | av.Packet[VideoStream] | None, capture_time_ns: int = 0
-    ) -> list[Picture]:
+    ) -> list[Decoded]:
         """The pictures that are complete after `packet`; None asks for those still held back.
 
         Each picture carries the capture time that came with its own packet. Raises
@@ -76,21 +76,29 @@ class PictureDecoder:
             self.broken += 1
             return []
         decode_ms = (time.perf_counter() - started) * 1000 / max(len(pictures), 1)
-        converted = [self._convert(picture, decode_ms) for picture in pictures]
-        return [picture for picture in converted if picture is not None]
+        stamped = [self._stamped(picture, decode_ms) for picture in pictures]
+        return [each for each in stamped if each is not None]
 
-    def _convert(self, picture: av.VideoFrame, decode_ms: float) -> Picture | None:
-        started = time.perf_counter()
-        try:
-            pixels = self._converter.convert(picture)
-        except av.FFmpegError:
+    def _stamped(self, frame: av.VideoFrame, decode_ms: float) -> Decoded | None:
+        self._limits.check(frame.width, frame.height)
+        picture = DecodedPicture(frame)
+        if not self._can_be_converted(picture):
             self.broken += 1
             return None
-        decode_ms += (time.perf_counter() - started) * 1000
-        stamp = picture.opaque
+        stamp = frame.opaque
         arrival = stamp.capture_time_ns if isinstance(stamp, _Stamp) else time.time_ns()
-        pts_ns = None if picture.pts is None else int(picture.pts * self._time_base * _NS)
-        return Picture(pixels, pts_ns, arrival, decode_ms)
+        pts_ns = None if frame.pts is None else int(frame.pts * self._time_base * _NS)
+        return Decoded(picture, pts_ns, arrival, decode_ms)
+
+    def _can_be_converted(self, picture: DecodedPicture) -> bool:
+        """Tried with the first of its kind: whoever converts the others later must not find out."""
+        if picture.kind not in self._known:
+            try:
+                _ = picture.pixels
+            except av.FFmpegError:
+                return False
+            self._known = {picture.kind}
+        return True
 
     def _refuse_size(self) -> None:
         if self.context.width and self.context.height:
@@ -143,12 +151,12 @@ class PacketDecoder:
             self._refuse_silence()
         return frames
 
-    def _number(self, pictures: list[Picture]) -> list[Frame]:
+    def _number(self, pictures: list[Decoded]) -> list[Frame]:
         first = self._index
         self._index += len(pictures)
         return [
-            Frame(picture.pixels, first + offset, picture.pts_ns or 0, picture.capture_time_ns, picture.decode_ms)
-            for offset, picture in enumerate(pictures)
+            Frame(each.picture, first + offset, each.pts_ns or 0, each.capture_time_ns, each.decode_ms)
+            for offset, each in enumerate(pictures)
         ]
 
     def _refuse_silence(self) -> None:

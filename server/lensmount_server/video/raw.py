@@ -7,7 +7,7 @@ import time
 import numpy as np
 
 from lensmount.errors import InvalidInputError
-from lensmount_server.frames import Frame
+from lensmount_server.frames import Frame, Still
 from lensmount_server.video.limits import PictureLimits
 
 PIXEL_FORMATS = ("rgb24", "bgr24")
@@ -37,4 +37,4 @@ def raw_frame(
         raise InvalidInputError("wrong number of bytes", field="data", value=len(data), fix=fix)
     pixels = np.frombuffer(data, np.uint8).reshape(height, width, 3)
     pixels = pixels[:, :, ::-1] if pixel_format == "bgr24" else pixels
-    return Frame(pixels.copy(order="C"), index, pts_ns, time.time_ns())
+    return Frame(Still(pixels.copy(order="C")), index, pts_ns, time.time_ns())

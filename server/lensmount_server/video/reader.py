@@ -127,15 +127,15 @@ class VideoReader:
             raise self._why_broken(error) from error
 
     def _decode(self, decoder: PictureDecoder, packet: av.Packet[VideoStream] | None) -> Iterator[Frame]:
-        for picture in decoder.decode(packet, time.time_ns()):
-            index, pts_ns = self._timeline.place(picture.pts_ns)
-            capture_time_ns = picture.capture_time_ns
+        for decoded in decoder.decode(packet, time.time_ns()):
+            index, pts_ns = self._timeline.place(decoded.pts_ns)
+            capture_time_ns = decoded.capture_time_ns
             if not self._address.live:
                 self._pacer.wait(pts_ns)
                 capture_time_ns = time.time_ns()
             if self._stop.is_set():
                 return
-            yield Frame(picture.pixels, index, pts_ns, capture_time_ns, picture.decode_ms)
+            yield Frame(decoded.picture, index, pts_ns, capture_time_ns, decoded.decode_ms)
 
     def _why_not_open(self, error: av.FFmpegError) -> LensmountError:
         if not self._address.live:
