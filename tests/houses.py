@@ -18,7 +18,7 @@ from lensmount.archive import open_archive
 from lensmount_adapters.adapter import Adapter
 from lensmount_server.catalog import Catalog
 from lensmount_server.engine.runtime import Engine, Job
-from lensmount_server.frames import Answer, Frame, VersionId, Want
+from lensmount_server.frames import Answer, Frame, Still, VersionId, Want
 from lensmount_server.gate import Check
 from lensmount_server.hotset import HotLimits, HotSet
 from lensmount_server.mounts import Mounts
@@ -100,7 +100,7 @@ async def register(catalog: Catalog, folder: Path, alias: str = "") -> VersionId
 
 async def ask(catalog: Catalog, want: Want, shot: int = 0) -> Answer:
     """One answer for one of the pictures."""
-    (answer,) = await asyncio.wait_for(catalog.answer(Frame(SHOTS[shot]), [want]), PATIENCE_S)
+    (answer,) = await asyncio.wait_for(catalog.answer(Frame(Still(SHOTS[shot])), [want]), PATIENCE_S)
     return answer
 
 

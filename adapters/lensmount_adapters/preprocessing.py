@@ -58,7 +58,7 @@ class Preprocessing(BaseModel):
 
         Raises InvalidInputError for a strip so narrow that it can not be resized in reasonable memory.
         """
-        height, width = self.resized(pixels.shape[0], pixels.shape[1])
+        height, width = self._resized(pixels.shape[0], pixels.shape[1])
         if height * width > MAX_PIXELS:
             value, fix = f"{pixels.shape[1]}x{pixels.shape[0]}", "crop it first, to sides that differ less"
             raise InvalidInputError("the picture is too narrow", field="picture", value=value, fix=fix)
@@ -66,19 +66,14 @@ class Preprocessing(BaseModel):
         picture = torch.from_numpy(writable).permute(2, 0, 1).unsqueeze(0)
         if (height, width) != tuple(picture.shape[2:]):
             picture = F.interpolate(picture, (height, width), mode=self.interpolation, antialias=True)
-        return self.cropped(picture[0])
-
-    def cropped(self, resized: Tensor) -> Tensor:
-        """The middle of a picture (3, h, w) that was resized: (3, `height`, `width`)."""
-        return _center_crop(resized, self.height, self.width).contiguous()
+        return _center_crop(picture, self.height, self.width)[0].contiguous()
 
     def normalize(self, batch: Tensor) -> Tensor:
         """uint8 (rows, 3, height, width) to float32 of the same shape, as the backbone expects it."""
         mean, std = _channels(self.mean, batch.device), _channels(self.std, batch.device)
         return batch.float().div_(255).sub_(mean).div_(std)
 
-    def resized(self, height: int, width: int) -> tuple[int, int]:
-        """To which height and width a picture is resized before it is cropped."""
+    def _resized(self, height: int, width: int) -> tuple[int, int]:
         target_height = math.floor(self.height / self.crop_pct)
         target_width = math.floor(self.width / self.crop_pct)
         if self.crop_mode == "squash":
@@ -103,6 +98,6 @@ def _shorter_side(height: int, width: int, size: int) -> tuple[int, int]:
 
 
 def _center_crop(picture: Tensor, height: int, width: int) -> Tensor:
-    top = max(round((picture.shape[1] - height) / 2), 0)
-    left = max(round((picture.shape[2] - width) / 2), 0)
-    return picture[:, top : top + height, left : left + width]
+    top = max(round((picture.shape[2] - height) / 2), 0)
+    left = max(round((picture.shape[3] - width) / 2), 0)
+    return picture[:, :, top : top + height, left : left + width]

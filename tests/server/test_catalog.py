@@ -17,7 +17,7 @@ from lensmount.errors import ConflictError, IncompatibleError, LensmountError, N
 from lensmount_adapters.backbones import Backbone
 from lensmount_server.catalog import Catalog, Registration
 from lensmount_server.engine.runtime import Engine
-from lensmount_server.frames import Answer, Frame, Want
+from lensmount_server.frames import Answer, Frame, Still, Want
 from lensmount_server.gate import Check
 from lensmount_server.mounts import Mounts
 from lensmount_server.registry import Registry
@@ -63,7 +63,7 @@ async def register(catalog: Catalog, folder: Path, alias: str = "") -> Registrat
 
 
 async def ask(catalog: Catalog, want: Want) -> Answer:
-    (answer,) = await catalog.answer(Frame(SHOT), [want])
+    (answer,) = await catalog.answer(Frame(Still(SHOT)), [want])
     return answer
 
 

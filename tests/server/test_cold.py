@@ -15,7 +15,7 @@ from houses import LIVE, SHOTS, SURFACE, ask, insert, of, opened, oracle, regist
 from lensmount.errors import IncompatibleError, UnavailableError
 from lensmount_adapters.adapter import Adapter
 from lensmount_adapters.package import content_hash
-from lensmount_server.frames import Answer, Frame, VersionId, Want
+from lensmount_server.frames import Answer, Frame, Still, VersionId, Want
 from lensmount_server.mounts import ColdError, Mounts
 from lensmount_server.scheduling import Terms
 from serving import CLOSE, PATIENCE_S, Kit, kept
@@ -56,12 +56,12 @@ async def test_a_row_is_refused_while_its_adapter_is_not_in_memory(kit: Kit, tmp
     await stock(kit, tmp_path / "data")
     async with opened(kit, tmp_path / "data", of(1)) as house:
         with pytest.raises(ColdError):
-            await house.scheduler.answer(Frame(SHOTS[0]), [LIVE])
+            await house.scheduler.answer(Frame(Still(SHOTS[0])), [LIVE])
         await ask(house.catalog, LIVE)
-        assert await house.scheduler.answer(Frame(SHOTS[0]), [LIVE])
+        assert await house.scheduler.answer(Frame(Still(SHOTS[0])), [LIVE])
         await ask(house.catalog, SURFACE)
         with pytest.raises(UnavailableError, match="not in memory"):
-            await house.scheduler.answer(Frame(SHOTS[0]), [LIVE])
+            await house.scheduler.answer(Frame(Still(SHOTS[0])), [LIVE])
 
 
 async def test_an_alias_that_moves_to_a_cold_version_while_a_frame_waits_is_followed(

@@ -22,6 +22,7 @@ from lensmount_adapters.golden import TOLERANCE, Golden, compare_logits, write_g
 from lensmount_adapters.package import MAX_BYTES
 from lensmount_adapters.pictures import Pixels
 from lensmount_server.engine.runtime import Engine, Job
+from lensmount_server.frames import Still
 from lensmount_server.gate import Admitted, Check, golden_check, inspect
 from lensmount_server.mounts import Mounts
 from lensmount_server.scheduler import Scheduler
@@ -226,7 +227,7 @@ class Samples:
         """The gate without a scheduler."""
         admitted = inspect(folder, self.backbone, [])
         golden = admitted.package.golden
-        served = [self.engine.run([Job(shot, (admitted.adapter,))])[0][0] for shot in golden.pictures]
+        served = [self.engine.run([Job(Still(shot), (admitted.adapter,))])[0][0] for shot in golden.pictures]
         compare_logits(golden, torch.stack(served), "fp32")
 
     def refusal(self, which: int, spoil: Callable[[Path], object]) -> LensmountError | None:

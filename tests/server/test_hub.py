@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from answers import answer_for
 from lensmount.errors import InvalidInputError
-from lensmount_server.frames import Frame, Want
+from lensmount_server.frames import Frame, Still, Want
 from lensmount_server.hub import MAX_QUEUE_WITH_FRAMES, Hub, HubItem, Subscription
 from lensmount_server.sources.model import SourceSpec, SourceState, SourceStatus
 from lensmount_server.streams import Account, Drops, StreamResult, Timings
@@ -141,7 +141,7 @@ def test_pictures_go_only_to_those_who_ask_and_few_at_a_time() -> None:
     hub = Hub()
     with hub.subscribe(with_frames=True) as curious, hub.subscribe() as plain:
         for index in range(40):
-            hub.publish(result(index, frame=Frame(np.zeros((1, 1, 3), np.uint8), index)))
+            hub.publish(result(index, frame=Frame(Still(np.zeros((1, 1, 3), np.uint8)), index)))
         pictures = [item.message for item in read(curious)]
         assert len(pictures) == MAX_QUEUE_WITH_FRAMES
         assert all(isinstance(message, StreamResult) and message.frame is not None for message in pictures)
@@ -153,8 +153,8 @@ def test_pictures_go_only_to_those_who_ask_and_few_at_a_time() -> None:
 def test_a_queue_without_pictures_holds_no_pixels() -> None:
     hub = Hub()
     with hub.subscribe():
-        frame = Frame(np.zeros((1, 1, 3), np.uint8))
-        watched = weakref.ref(frame.pixels)
+        frame = Frame(Still(np.zeros((1, 1, 3), np.uint8)))
+        watched = weakref.ref(frame.picture.pixels)
         hub.publish(result(0, frame=frame))
         del frame
         gc.collect()

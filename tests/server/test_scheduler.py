@@ -28,7 +28,7 @@ from lensmount.errors import (
 from lensmount_server import scheduler as module
 from lensmount_server.engine.reference import ReferenceExecutor
 from lensmount_server.engine.runtime import Engine, Job
-from lensmount_server.frames import Answer, Frame, VersionId, Want
+from lensmount_server.frames import Answer, Frame, Still, VersionId, Want
 from lensmount_server.mounts import Mounted, Mounts
 from lensmount_server.scheduler import Scheduler
 from lensmount_server.scheduling import MAX_BATCH, Terms
@@ -51,7 +51,7 @@ class Gated(Engine):
         self._may_run.release(batches)
 
     def run(self, jobs: Sequence[Job]) -> list[list[Tensor]]:
-        numbers = [int(job.pixels[0, 0, 0]) for job in jobs]
+        numbers = [int(job.picture.pixels[0, 0, 0]) for job in jobs]
         self.batches.append(numbers)
         assert self._may_run.acquire(timeout=PATIENCE_S)
         for error in filter(None, map(self.fails, numbers)):
@@ -67,7 +67,7 @@ def told(number: int, labels: int) -> Tensor:
 
 
 def frame(number: int) -> Frame:
-    return Frame(np.full((32, 32, 3), number, np.uint8))
+    return Frame(Still(np.full((32, 32, 3), number, np.uint8)))
 
 
 def number_of(answers: list[Answer]) -> int:
@@ -155,7 +155,7 @@ async def test_answers_come_in_the_order_of_the_wants(kit: Kit) -> None:
         mounts.point("live", mounted(version, 1))
     scheduler = Scheduler(Engine(kit.backbone), mounts)
     shot = pictures(1)[0]
-    answers = await scheduler.answer(Frame(shot), [Want("grade"), Want("surface"), Want("defect")])
+    answers = await scheduler.answer(Frame(Still(shot)), [Want("grade"), Want("surface"), Want("defect")])
     await scheduler.close()
     for answer, version in zip(answers, (kit.grade, kit.surface, kit.defect[0]), strict=True):
         assert answer.scores == pytest.approx(version.scores(shot), abs=CLOSE)
@@ -300,7 +300,7 @@ async def test_logits_of_an_adapter_that_is_not_live(kit: Kit) -> None:
 
 
 def old_frame(number: int, age_s: float) -> Frame:
-    return Frame(frame(number).pixels, capture_time_ns=time.time_ns() - int(age_s * 1e9))
+    return Frame(Still(frame(number).picture.pixels), capture_time_ns=time.time_ns() - int(age_s * 1e9))
 
 
 class Slow:
@@ -458,7 +458,7 @@ async def traffic(
         ]
         wants = tuple(draw.sample(choices, draw.randint(1, 3)))
         await asyncio.sleep(draw.random() * 0.1)
-        done.append((number, wants, await scheduler.answer(Frame(SHOTS[number]), wants)))
+        done.append((number, wants, await scheduler.answer(Frame(Still(SHOTS[number])), wants)))
 
     async def promote() -> None:
         while True:
@@ -538,7 +538,7 @@ async def follow_alias(kit: Kit, mounts: Mounts, frames: int = 80) -> Witness:
 
     promoting = asyncio.create_task(promote())
     while len({job for batch in engine.batches for job in batch}) < 3:
-        await asyncio.gather(*(scheduler.answer(Frame(SHOTS[0]), LIVE) for _ in range(frames)))
+        await asyncio.gather(*(scheduler.answer(Frame(Still(SHOTS[0])), LIVE) for _ in range(frames)))
     promoting.cancel()
     await scheduler.close()
     return engine
@@ -602,7 +602,7 @@ async def test_a_registrations_picture_waits_until_nobody_needs_the_engine(
     desk.engine.let()
     await desk.ask(0)
     first = await desk.busy(1)
-    golden = asyncio.create_task(desk.scheduler.logits(frame(9).pixels, kit.defect[1].adapter))
+    golden = asyncio.create_task(desk.scheduler.logits(frame(9).picture.pixels, kit.defect[1].adapter))
     await eventually(lambda: desk.scheduler._patient, "the picture waits")
     rest = await desk.queue(2)
     desk.engine.let()
@@ -617,7 +617,7 @@ async def test_a_registrations_picture_does_not_wait_where_no_frames_come(
     desk: Desk, kit: Kit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "PATIENCE_S", PATIENCE_S)
-    golden = asyncio.create_task(desk.scheduler.logits(frame(9).pixels, kit.defect[1].adapter))
+    golden = asyncio.create_task(desk.scheduler.logits(frame(9).picture.pixels, kit.defect[1].adapter))
     desk.engine.let()
     assert (await golden)[0] == pytest.approx(0.9)
     assert desk.engine.batches == [[9]]
@@ -630,5 +630,5 @@ async def test_a_registrations_picture_does_not_wait_for_ever(
     await desk.ask(0)
     monkeypatch.setattr(module, "PATIENCE_S", 0.01)
     desk.scheduler._last_batch_s = time.perf_counter()
-    await desk.scheduler.logits(frame(9).pixels, kit.defect[1].adapter)
+    await desk.scheduler.logits(frame(9).picture.pixels, kit.defect[1].adapter)
     assert desk.engine.batches == [[0], [9]]

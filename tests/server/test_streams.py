@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from answers import Echo, answer_for
 from lensmount.errors import DeadlineError, LensmountError, NotFoundError, ServerError, UnavailableError
-from lensmount_server.frames import Answer, Frame, Want
+from lensmount_server.frames import Answer, Frame, Still, Want
 from lensmount_server.scheduling import Terms
 from lensmount_server.streams import Account, DropPolicy, Drops, Mailbox, Stream, StreamResult
 
@@ -23,7 +23,7 @@ Fate = Literal["answered", "late", "failed"]
 
 
 def frame(index: int) -> Frame:
-    return Frame(PIXELS, index, index * 40_000_000, time.time_ns(), 1.5)
+    return Frame(Still(PIXELS), index, index * 40_000_000, time.time_ns(), 1.5)
 
 
 class Scripted:

@@ -12,7 +12,7 @@ import pytest
 
 from houses import LIVE, SHOTS, SURFACE, House, of, opened, oracle, stock
 from lensmount.errors import LensmountError
-from lensmount_server.frames import Answer, Frame, VersionId, Want
+from lensmount_server.frames import Answer, Frame, Still, VersionId, Want
 from lensmount_server.hotset import HotLimits, HotSet
 from lensmount_server.mounts import Mounted, Mounts
 from serving import CLOSE, PATIENCE_S, Kit
@@ -63,7 +63,7 @@ class Load:
 
     async def _ask(self, wants: Sequence[Want]) -> None:
         shot, done = self.draw.randrange(len(SHOTS)), self.done
-        answers = await self.house.catalog.answer(Frame(SHOTS[shot]), wants)
+        answers = await self.house.catalog.answer(Frame(Still(SHOTS[shot])), wants)
         begun = len(self.promoted)
         self.rows += [Row(shot, want, answer, done, begun) for want, answer in zip(wants, answers, strict=True)]
 
@@ -154,7 +154,7 @@ async def test_dropping_what_is_under_way_would_be_noticed(kit: Kit, tmp_path: P
         churning = asyncio.create_task(churn())
         for _ in range(200):
             try:
-                await house.catalog.answer(Frame(SHOTS[0]), [LIVE, SURFACE])
+                await house.catalog.answer(Frame(Still(SHOTS[0])), [LIVE, SURFACE])
             except LensmountError:
                 break
         held.set()

@@ -85,9 +85,7 @@ async def _results(
         async with aclosing(stream.results()) as results:
             async for result in results:
                 frame = result.frame
-                jpeg = (
-                    await asyncio.to_thread(encode_jpeg, frame.picture) if with_jpeg and frame else b""
-                )
+                jpeg = await asyncio.to_thread(encode_jpeg, frame.picture) if with_jpeg and frame else b""
                 yield inference_pb2.StreamInferResponse(result=convert.stream_result(result, jpeg))
         await feeding
     finally:

@@ -17,6 +17,7 @@ from lensmount_adapters.backbones import Backbone
 from lensmount_server.engine.plan import Pass
 from lensmount_server.engine.reference import ReferenceExecutor
 from lensmount_server.engine.runtime import Engine, Executor, Job
+from lensmount_server.frames import Still
 
 SHOTS = pictures(3)
 
@@ -80,7 +81,7 @@ def worst(backbone: Backbone, executor: Executor, members: tuple[Member, Member]
     adapters = (members[0].adapter, members[1].adapter, other)
     rows = stacked(backbone, SHOTS)
     cropped = [other.manifest.preprocessing.prepare(shot) for shot in SHOTS]
-    answers = Engine(backbone, executor).run([Job(shot, adapters) for shot in SHOTS])
+    answers = Engine(backbone, executor).run([Job(Still(shot), adapters) for shot in SHOTS])
     distances = []
     for frame, (first, second, third) in enumerate(answers):
         distances += [distance(first, alone(backbone, members[0], rows[frame]))]
@@ -102,4 +103,4 @@ def test_answers_that_were_not_waited_for_would_be_caught(backbone: Backbone, me
 
 
 def test_a_batch_without_rows_has_no_answers(backbone: Backbone) -> None:
-    assert Engine(backbone).run([Job(SHOTS[0], ())]) == [[]]
+    assert Engine(backbone).run([Job(Still(SHOTS[0]), ())]) == [[]]

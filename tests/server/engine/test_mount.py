@@ -16,6 +16,7 @@ from lensmount.errors import IncompatibleError
 from lensmount_adapters.adapter import Adapter
 from lensmount_adapters.lora import LoraDelta
 from lensmount_server.engine.runtime import Engine, Job
+from lensmount_server.frames import Still
 
 SHOTS = pictures(4)
 
@@ -56,7 +57,7 @@ def test_rows_are_right_while_others_are_warmed_up(tmp_path: Path) -> None:
     members = [lora_member(tmp_path / str(seed), backbone, seed=seed) for seed in range(3)]
     engine, rows = Engine(backbone), stacked(backbone, SHOTS)
     expected = {m.adapter.content_hash: [alone(backbone, m, row) for row in rows] for m in members}
-    jobs = [Job(shot, (members[0].adapter, members[1].adapter)) for shot in SHOTS]
+    jobs = [Job(Still(shot), (members[0].adapter, members[1].adapter)) for shot in SHOTS]
     with ThreadPoolExecutor(2) as threads:
         mounting = [threads.submit(engine.mount, members[2].adapter) for _ in range(60)]
         for _ in range(30):

@@ -19,6 +19,7 @@ from lensmount_server.engine.opening import choose, open_engine
 from lensmount_server.engine.reference import ReferenceExecutor
 from lensmount_server.engine.runtime import Job
 from lensmount_server.engine.settings import EngineSettings
+from lensmount_server.frames import Still
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def test_the_engine_that_was_asked_for_answers_rightly(
     shots = pictures(3)
     rows = stacked(backbone, shots)
     opened.mount(member.adapter)
-    answers = opened.run([Job(shot, (member.adapter,)) for shot in shots])
+    answers = opened.run([Job(Still(shot), (member.adapter,)) for shot in shots])
     assert max(distance(answers[i][0], alone(backbone, member, rows[i])) for i in range(3)) < 1e-4
     assert opened.counters().rows == 3
     opened.unmount(member.adapter.content_hash)

@@ -73,7 +73,7 @@ async def test_a_defect_in_the_engine_costs_one_stream_and_no_other(
     run = Engine.run
 
     def fragile(self: Engine, jobs: Sequence[Job]) -> list[list[Tensor]]:
-        return defect() if any(not job.pixels.any() for job in jobs) else run(self, jobs)
+        return defect() if any(not job.picture.pixels.any() for job in jobs) else run(self, jobs)
 
     monkeypatch.setattr(Engine, "run", fragile)
     black = raw_frame(np.zeros((40, 40, 3), np.uint8))

@@ -47,7 +47,7 @@ def decoded(coded: Sequence[Packet], codec: Codec) -> list[Pixels]:
     """The pictures, decoded here."""
     decoder = PacketDecoder(codec)
     frames = [frame for each in coded for frame in decoder.decode(each.data, each.pts_ns, each.dts_ns)]
-    return [frame.pixels for frame in (*frames, *decoder.flush())]
+    return [frame.picture.pixels for frame in (*frames, *decoder.flush())]
 
 
 def jpeg(pixels: Pixels) -> bytes:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lensmount_server.frames import Frame
+from lensmount_server.frames import Frame, Still
 from lensmount_server.video.account import Account, Drops
 from lensmount_server.video.mailbox import DropPolicy, Mailbox, Parcel
 
@@ -18,7 +18,7 @@ EVERY_FRAME, NEWEST = DropPolicy.EVERY_FRAME, DropPolicy.NEWEST
 
 
 def frame(index: int) -> Frame:
-    return Frame(PIXELS, index)
+    return Frame(Still(PIXELS), index)
 
 
 async def drain(mailbox: Mailbox, pause_every: int = 0) -> list[Parcel]:

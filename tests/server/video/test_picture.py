@@ -1,15 +1,16 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 
-from lensmount.errors import TooLargeError
+from lensmount_adapters.preprocessing import Preprocessing
+from lensmount_server.frames import Frame
 from lensmount_server.video.decoder import PacketDecoder
-from lensmount_server.video.limits import PictureLimits
-from lensmount_server.video.picture import PictureConverter
+from lensmount_server.video.picture import READY, DecodedPicture, _reformatters
 from videos import annex_b, clip, encode, flat
 
 BT709, UNSPECIFIED, BT601 = 1, 2, 6
@@ -36,7 +37,7 @@ def decoded(frame: av.VideoFrame) -> np.ndarray[tuple[int, ...], np.dtype[np.int
     packets, _ = encode([frame], options={"crf": "1"})
     decoder = PacketDecoder("h264")
     frames = [out for packet in packets for out in decoder.decode(packet.data)] + decoder.flush()
-    return np.array(frames[0].pixels[frame.height // 2, frame.width // 2], np.int64)
+    return np.array(frames[0].picture.pixels[frame.height // 2, frame.width // 2], np.int64)
 
 
 @pytest.mark.parametrize("colour", COLOURS)
@@ -68,7 +69,7 @@ def test_the_tolerance_tells_matrices_and_ranges_apart() -> None:
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (3, 5), (322, 240)])
 def test_any_size_comes_out_without_padding(width: int, height: int) -> None:
     frame = flat(to_yuv((200, 100, 50), BT709, LIMITED), width, height, matrix=BT709, colour_range=LIMITED)
-    pixels = PictureConverter(PictureLimits()).convert(frame)
+    pixels = DecodedPicture(frame).pixels
     assert pixels.shape == (height, width, 3)
     assert pixels.dtype == np.uint8
     assert pixels.flags.c_contiguous
@@ -77,22 +78,79 @@ def test_any_size_comes_out_without_padding(width: int, height: int) -> None:
 
 def test_rgb_pictures_pass_unchanged() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
-    got = PictureConverter(PictureLimits()).convert(av.VideoFrame.from_ndarray(pixels, "gbrp"))
+    got = DecodedPicture(av.VideoFrame.from_ndarray(pixels, "gbrp")).pixels
     assert (got == pixels).all()
 
 
-def test_a_picture_beyond_the_limits_is_refused() -> None:
-    frame = flat((128, 128, 128), 40, 20, matrix=BT709, colour_range=LIMITED)
-    with pytest.raises(TooLargeError):
-        PictureConverter(PictureLimits(max_side=39)).convert(frame)
-    with pytest.raises(TooLargeError):
-        PictureConverter(PictureLimits(max_pixels=799)).convert(frame)
+PREPROCESSING = Preprocessing(
+    height=64, width=64, interpolation="bicubic", crop_pct=0.9, crop_mode="center", mean=(0.5,) * 3, std=(0.5,) * 3
+)
+
+
+def noise(width: int, height: int, pixel_format: str = "yuv420p") -> av.VideoFrame:
+    pixels = np.random.default_rng(width).integers(0, 256, (height, width, 3), np.uint8)
+    return av.VideoFrame.from_ndarray(pixels, "rgb24").reformat(format=pixel_format)
+
+
+def test_a_backbone_sees_what_it_saw_in_training() -> None:
+    picture = DecodedPicture(noise(320, 180))
+    assert (picture.prepare(PREPROCESSING) == PREPROCESSING.prepare(picture.pixels)).all()
+    assert (picture.prepare(PREPROCESSING) != PREPROCESSING.prepare(picture.pixels[:, ::-1].copy())).any()
+
+
+def converted(frames: list[Frame]) -> list[bool]:
+    """Which of the frames have been converted."""
+    return ["pixels" in vars(frame.picture) for frame in frames]
+
+
+def test_no_picture_is_converted_that_nobody_asks_for() -> None:
+    """But the first of a kind: a conversion that can not be done is found out there."""
+    packets, _ = encode([noise(320, 180) for _ in range(5)])
+    decoder = PacketDecoder("h264")
+    frames = [out for packet in packets for out in decoder.decode(packet.data)] + decoder.flush()
+    assert converted(frames) == [True, False, False, False, False]
+    frames[3].picture.prepare(PREPROCESSING)
+    assert converted(frames) == [True, False, False, True, False]
+
+
+def test_every_new_kind_is_tried() -> None:
+    small, _ = encode([noise(160, 90) for _ in range(2)])
+    large, _ = encode([noise(320, 180) for _ in range(2)])
+    decoder = PacketDecoder("h264")
+    frames = [out for packet in (*small, *large) for out in decoder.decode(packet.data)] + decoder.flush()
+    assert converted(frames) == [True, False, True, False]
+
+
+def test_what_can_not_be_converted_is_counted_as_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(picture: DecodedPicture) -> None:
+        raise av.error.ArgumentError(22, f"no conversion of {picture.kind}")
+
+    monkeypatch.setattr(DecodedPicture, "pixels", property(fails))
+    packets, _ = encode([noise(160, 90) for _ in range(3)])
+    decoder = PacketDecoder("h264")
+    assert not [out for packet in packets for out in decoder.decode(packet.data)]
+    assert decoder.broken == 3
+
+
+def test_threads_do_not_share_what_they_convert_with() -> None:
+    frames = [noise(160 + 64 * number, 90) for number in range(4)]
+    wanted = [DecodedPicture(frame).pixels for frame in frames]
+    with ThreadPoolExecutor(8) as threads:
+        for _ in range(5):
+            got = list(threads.map(lambda frame: DecodedPicture(frame).pixels, frames * 8))
+            assert all((one == other).all() for one, other in zip(got, wanted * 8, strict=True))
+
+
+def test_a_thread_keeps_no_more_conversions_than_it_needs() -> None:
+    for width in range(64, 64 + 4 * READY, 2):
+        assert DecodedPicture(noise(width, 64)).pixels.shape == (64, width, 3)
+    assert len(_reformatters.ready) <= READY
 
 
 def _first_pixels(path: Path, codec: str) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     decoder = PacketDecoder("h265" if codec == "h265" else "h264")
     frames = [frame for packet in annex_b(path) for frame in decoder.decode(*packet)] + decoder.flush()
-    return frames[0].pixels
+    return frames[0].picture.pixels
 
 
 def test_a_real_full_range_clip() -> None:
