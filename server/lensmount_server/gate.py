@@ -7,6 +7,7 @@ while it is received; the warm-up is the engine's, through `residency`.)
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -62,7 +63,8 @@ async def golden_check(admitted: Admitted, logits: Logits, precision: str, check
     """Compare what the serving path answers with what the trainer got; raises IncompatibleError."""
     start = time.perf_counter()
     golden: Golden = admitted.package.golden
-    served = torch.stack([await logits(pixels, admitted.adapter) for pixels in golden.pictures])
+    rows = await asyncio.gather(*(logits(pixels, admitted.adapter) for pixels in golden.pictures))
+    served = torch.stack(rows)
     difference = compare_logits(golden, served, precision)
     detail = f"{len(golden.pictures)} pictures in {precision}, largest difference {difference:.1e} of the scale"
     passed(checks, "golden", detail, start)
