@@ -61,7 +61,7 @@ class Writer:
         """A package of the adapter under another task's name."""
         (work,) = plan((frame, adapter) for frame in range(len(self._pictures)))
         (expected,) = self._reference.run(work, self._rows)
-        _write(folder, self._backbone, adapter, task, Golden((self._pictures[0],), expected[:1].clone()))
+        _write(folder, self._backbone, adapter, task, Golden(tuple(self._pictures), expected.clone()))
         archive = folder.with_suffix(".zip")
         with open_archive(folder) as opened, archive.open("wb") as file:
             shutil.copyfileobj(opened.file, file)
