@@ -41,9 +41,12 @@ class Adapter:
         tensors: dict[str, Tensor] = {}
         for edits in self.replaced.values():
             tensors.update({name: tensor for name, tensor in edits.items() if tensor.is_floating_point()})
-        for deltas in self.lora.values():
-            tensors.update(merged(model, deltas))
-        return tensors
+        return {**tensors, **merged(model, self.deltas)}
+
+    @property
+    def deltas(self) -> dict[str, LoraDelta]:
+        """The low-rank edits of all segments, by module."""
+        return {name: delta for deltas in self.lora.values() for name, delta in deltas.items()}
 
     @property
     def size_bytes(self) -> int:
@@ -62,9 +65,8 @@ class Adapter:
         )
 
     def _tensors(self) -> Iterator[Tensor]:
-        for deltas in self.lora.values():
-            for delta in deltas.values():
-                yield from delta.tensors
+        for delta in self.deltas.values():
+            yield from delta.tensors
         for tensors in self.replaced.values():
             yield from tensors.values()
         yield from self.head.state_dict().values()

@@ -118,10 +118,8 @@ def _with_dora(tensors: dict[str, Tensor], lengths: Mapping[str, Tensor]) -> dic
         name = f"{module}.weight"
         tensors[name] = with_lengths(tensors[name], own)
         if not bool(torch.isfinite(tensors[name]).all()):
-            message, fix = (
-                "DoRA makes NaN or infinity of it: a row is zero",
-                f"train without {module} in target_modules",
-            )
+            message = "DoRA makes NaN or infinity of it: a row is zero"
+            fix = f"train without {module} in target_modules"
             raise InvalidInputError(message, field=f"{TENSOR_FILE}: {name}", fix=fix)
     return tensors
 

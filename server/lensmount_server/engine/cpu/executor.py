@@ -7,7 +7,6 @@ run once and each adapter's edits are added to its own rows.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
@@ -31,6 +30,7 @@ from lensmount_server.engine.plan import Group, Pass
 from lensmount_server.engine.probes import relative_error
 from lensmount_server.engine.ranges import SegmentRange
 from lensmount_server.engine.trial import Trial
+from lensmount_server.engine.turns import Turns
 
 # Root mean square of the difference between the two forms of an adapter, relative to the features.
 FORMS_AGREE = {"fp32": 1e-3, "bf16": 1e-1}
@@ -72,7 +72,7 @@ class CpuExecutor:
         self._forms = LoraForms(self._compile_lora, len(backbone.segments))
         self._tails = Tails(self._merge, budget_bytes)
         self._merge_after = merge_after
-        self._turn = threading.Lock()
+        self._turns = Turns()
 
     def cut(self, fork: int, preprocessing: Preprocessing) -> None:
         """Compile the trunk with a border at `fork`. Blocks."""
@@ -123,7 +123,7 @@ class CpuExecutor:
 
         `pictures` is uint8 (frames, 3, height, width), one row for each frame of the pass.
         """
-        with self._turn:
+        with self._turns.a_pass():
             return self._run(work, pictures)
 
     def _run(self, work: Pass, pictures: Tensor) -> list[Tensor]:
@@ -200,7 +200,7 @@ class CpuExecutor:
         """Compile a structure's LoRA form; raises ServerError when an adapter does not answer as it does by torch."""
         form = self.compiler.compile_lora(structure.range_, self.options, dict(structure.ranks))
         if form is not None:
-            unit = form.bind({name: delta for deltas in adapter.lora.values() for name, delta in deltas.items()})
+            unit = form.bind(adapter.deltas)
             self._compare(self._alone(unit, adapter), adapter, "its compiled LoRA form differs from torch's")
         return form
 
@@ -216,7 +216,7 @@ class CpuExecutor:
         """Features of the adapter's probe picture by a unit of its own, between two batches: both want all cores."""
         x = self.compiler.probes.at(self._range(adapter))[:1].contiguous()
         features = torch.empty((1, *unit.row_shape))
-        with self._turn:
+        with self._turns.in_between():
             if not unit.run_wide(x, features):
                 unit.run(x, features)
         return features

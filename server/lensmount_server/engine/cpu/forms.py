@@ -94,7 +94,7 @@ class LoraForms:
             if form is None:
                 return None
             self._forms.move_to_end(structure)
-            unit = form.bind({name: delta for deltas in adapter.lora.values() for name, delta in deltas.items()})
+            unit = form.bind(adapter.deltas)
             self._bound[adapter.content_hash] = Bound(adapter, structure, unit)
             return unit
 
@@ -122,7 +122,7 @@ class LoraForms:
 
 def structure_of(adapter: Adapter, segments: int) -> Structure | None:
     """The structure of an adapter whose edits are A and B only; None for any other."""
-    deltas = {name: delta for own in adapter.lora.values() for name, delta in own.items()}
+    deltas = adapter.deltas
     if adapter.replaced or not deltas or any(delta.bias is not None for delta in deltas.values()):
         return None
     ranks = {name: _filled(delta.a.shape[0]) for name, delta in deltas.items()}

@@ -29,11 +29,11 @@ from lensmount_server.engine.cuda.precision import Precision, forbid_tf32, in_pr
 from lensmount_server.engine.cuda.slots import Slots
 from lensmount_server.engine.cuda.tiles import NO_SLOT, Run, Runs, runs_of
 from lensmount_server.engine.cuda.transfer import Fetch, PinnedDownload, Transfer
-from lensmount_server.engine.cuda.turns import Turns
 from lensmount_server.engine.lowered import DTYPES
 from lensmount_server.engine.plan import Pass
 from lensmount_server.engine.probes import Probes
 from lensmount_server.engine.trial import Trial
+from lensmount_server.engine.turns import Turns
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +94,7 @@ class CudaExecutor:
         """
         size = (3, preprocessing.height, preprocessing.width)
         for frames in USUAL if fork else ():
-            with self._turns.a_capture(), self._computing():
+            with self._turns.in_between(), self._computing():
                 blank = torch.zeros(frames, *size, dtype=torch.uint8, device=self.backbone.device)
                 self._trunk.prepare(fork, self._entering(blank, preprocessing))
 

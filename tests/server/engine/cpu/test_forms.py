@@ -234,7 +234,7 @@ def test_what_has_no_form_is_merged_at_once(vit: Zoo, compiler: SideBySide) -> N
 def test_a_trial_waits_for_its_turn(executor: CpuExecutor, vit: Zoo) -> None:
     """Both want all cores: a batch under way is not held up."""
     mounting = threading.Thread(target=executor.mount, args=(replace(vit.members[0].adapter, content_hash="late"),))
-    with executor._turn:
+    with executor._turns.a_pass():
         mounting.start()
         mounting.join(0.2)
         assert mounting.is_alive()

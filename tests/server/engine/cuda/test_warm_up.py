@@ -178,7 +178,7 @@ def test_nothing_is_captured_while_a_pass_runs(zoo: Zoo, monkeypatch: pytest.Mon
 
 def test_a_capture_in_the_middle_of_a_pass_would_be_caught(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
     with halfway(zoo, monkeypatch) as pause:
-        monkeypatch.setattr(pause._engine._turns, "a_capture", nullcontext)
+        monkeypatch.setattr(pause._engine._turns, "in_between", nullcontext)
         assert pause.captures_meanwhile(zoo.members[8].adapter)
 
 

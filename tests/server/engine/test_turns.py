@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import pytest
 
-from lensmount_server.engine.cuda.turns import Turns
+from lensmount_server.engine.turns import Turns
 from serving import PATIENCE_S
 
 Turn = Callable[[], AbstractContextManager[None]]
@@ -35,9 +35,9 @@ def overlap(one: Turn, other: Turn, rounds: int = 200) -> bool:
 
 def test_passes_and_captures_are_never_inside_together() -> None:
     turns = Turns()
-    assert not overlap(turns.a_pass, turns.a_capture)
-    assert not overlap(turns.a_capture, turns.a_capture)
-    assert overlap(nullcontext, turns.a_capture), "the check would notice"
+    assert not overlap(turns.a_pass, turns.in_between)
+    assert not overlap(turns.in_between, turns.in_between)
+    assert overlap(nullcontext, turns.in_between), "the check would notice"
 
 
 def test_a_pass_goes_before_captures_that_waited_longer() -> None:
@@ -48,8 +48,8 @@ def test_a_pass_goes_before_captures_that_waited_longer() -> None:
             order.append(name)
 
     with ThreadPoolExecutor(5) as threads:
-        with turns.a_capture():
-            captures = [threads.submit(take, turns.a_capture, "capture") for _ in range(4)]
+        with turns.in_between():
+            captures = [threads.submit(take, turns.in_between, "capture") for _ in range(4)]
             while len(turns._changed._waiters) < 4:  # type: ignore[attr-defined] # Python keeps them there
                 threading.Event().wait(1e-3)
             a_pass = threads.submit(take, turns.a_pass, "pass")
@@ -60,12 +60,12 @@ def test_a_pass_goes_before_captures_that_waited_longer() -> None:
     assert order == ["pass", *["capture"] * 4]
 
 
-@pytest.mark.parametrize("kind", ["a_pass", "a_capture"])
+@pytest.mark.parametrize("kind", ["a_pass", "in_between"])
 def test_one_that_fails_gives_its_turn_back(kind: str) -> None:
     turns = Turns()
     with pytest.raises(ValueError, match="a defect"), getattr(turns, kind)():
         raise ValueError("a defect")
     with turns.a_pass(), pytest.raises(ValueError, match="another"):
         raise ValueError("another")
-    with turns.a_capture():
+    with turns.in_between():
         pass

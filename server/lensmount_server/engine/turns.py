@@ -1,4 +1,4 @@
-"""Who may use the device's modules and graphs: one at a time, a pass before all captures that wait.
+"""Who may compute: one at a time, a pass before all other work that waits (a trial, the capture of a graph).
 
 A plain lock would not do: whoever captures graph after graph takes it again before a pass that waits has woken up.
 """
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 
 class Turns:
-    """Turns of passes and captures; for any number of threads."""
+    """Turns of passes, and of what goes in between; for any number of threads."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -32,7 +32,7 @@ class Turns:
             yield
 
     @contextmanager
-    def a_capture(self) -> Iterator[None]:
+    def in_between(self) -> Iterator[None]:
         """Wait until no pass has or wants the turn; while open, nobody else has it."""
         with self._changed:
             self._changed.wait_for(lambda: not self._taken and not self._passes_waiting)
