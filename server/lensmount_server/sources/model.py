@@ -40,9 +40,9 @@ class SourceSpec:
     pace: Pace = Pace.REALTIME
     effort: Effort = Effort.AUTO
     rotation: int = 0
-    region: Region = Region()
-    gate: Gate = Gate()
-    reconnect: Reconnect = Reconnect()
+    region: Region = field(default_factory=Region)
+    gate: Gate = field(default_factory=Gate)
+    reconnect: Reconnect = field(default_factory=Reconnect)
     paused: bool = False
 
     @property

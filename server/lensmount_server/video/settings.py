@@ -54,8 +54,9 @@ class Region:
 
 @dataclass(frozen=True)
 class Gate:
-    """A still scene repeats its last answer: while no more than `change` of the picture differs from the last one
-    that was looked at (0: no gate), and for no longer than `refresh_ms`.
+    """A still scene repeats its last answer, for no longer than `refresh_ms`.
+
+    It is still while no more than `change`, a share of the picture, differs from the last one looked at; 0: no gate.
     """
 
     change: float = 0.0
