@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from lensmount.errors import LensmountError
+from lensmount_adapters.preprocessing import Preprocessing
 from lensmount_server.frames import Answer, Frame, VersionId, Want
 from lensmount_server.scheduling import Terms
 
@@ -25,6 +26,13 @@ class Echo:
         self.most_asking = 0
         self.seen: list[int] = []
         self.terms: set[Terms] = set()
+
+    def version(self, want: Want) -> VersionId | None:
+        return answer_for(want).adapter
+
+    def preprocessings(self, wants: Sequence[Want]) -> tuple[Preprocessing, ...]:
+        del wants
+        return ()
 
     async def answer(self, frame: Frame, wants: Sequence[Want], terms: Terms) -> list[Answer]:
         self.terms.add(terms)

@@ -13,6 +13,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 torch.set_num_threads(1)
 
 
+def pytest_sessionfinish() -> None:
+    zygotes = sys.modules.get("zygotes")
+    if zygotes is not None:
+        zygotes.close_shared_zygote()
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """An engine that a test opens takes all cores for torch; the tests behind it share them with other workers."""

@@ -32,6 +32,7 @@ from lensmount_adapters.pictures import Pixels
 from lensmount_server.app import running
 from lensmount_server.config import ServeConfig
 from lensmount_server.engine.settings import EngineSettings
+from zygotes import shared_zygote
 
 if TYPE_CHECKING:
     from lensmount.v1.adapters_pb2_grpc import AdapterServiceAsyncStub
@@ -108,7 +109,7 @@ async def serving(kit: Kit, data_dir: Path) -> AsyncIterator[Served]:
     config = ServeConfig(data_dir, "127.0.0.1:0", kit.backbone.name, kit.weights, EngineSettings("reference"))
     options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
     async with (
-        running(config) as (address, _),
+        running(config, shared_zygote()) as (address, _),
         AsyncClient(address, timeout=PATIENCE_S) as client,
         grpc.aio.insecure_channel(address, options=options) as channel,
     ):

@@ -35,6 +35,9 @@ from lensmount_server.services.errors import TRANSPORT_BYTES, ErrorInterceptor
 from lensmount_server.services.inference import InferenceService
 from lensmount_server.services.sources import SourceService
 from lensmount_server.sources.manager import SourceManager
+from lensmount_server.sources.store import SourceStore
+from lensmount_server.workers.pool import WorkerPool
+from lensmount_server.workers.zygote import Zygote
 
 log = logging.getLogger(__name__)
 
@@ -72,12 +75,17 @@ async def serve(config: ServeConfig, on_ready: Callable[[str, Backbone], None]) 
 
 
 @asynccontextmanager
-async def running(config: ServeConfig) -> AsyncIterator[tuple[str, Backbone]]:
-    """A server that runs while the context is open; gives the address that was bound."""
+async def running(config: ServeConfig, zygote: Zygote | None = None) -> AsyncIterator[tuple[str, Backbone]]:
+    """A server that runs while the context is open; gives the address that was bound.
+
+    Several servers of one process may share a `zygote`; without, it starts its own.
+    """
     host, port = config.host_port
     async with AsyncExitStack() as stack:
         registry = Registry(config.data_dir)
         stack.callback(registry.close)
+        pool = WorkerPool(zygote)  # loads beside the backbone
+        stack.push_async_callback(pool.close)
         backbone = await asyncio.to_thread(load_backbone, config.backbone, config.weights)
         mounts = Mounts(HotSet(config.hot))
         engine = await asyncio.to_thread(open_engine, backbone, config.engine)
@@ -88,12 +96,14 @@ async def running(config: ServeConfig) -> AsyncIterator[tuple[str, Backbone]]:
         stack.push_async_callback(catalog.close)
         await catalog.load_aliases()
         hub = Hub()
-        sources = SourceManager(catalog, hub, pin=catalog.pinned)
+        store = SourceStore(config.data_dir / "sources.json")
+        sources = SourceManager(catalog, hub, pool, pin=catalog.pinned, store=store)
         stack.push_async_callback(sources.close)
         server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=OPTIONS)
-        _add_services(server, catalog, scheduler, sources, hub)
+        _add_services(server, catalog, scheduler, pool, sources, hub)
         healthy = await _add_health(server)
         bound = _bind(server, host, port)
+        await sources.restore()
         await server.start()
         stack.push_async_callback(server.stop, GRACE_S)
         stack.push_async_callback(healthy.enter_graceful_shutdown)
@@ -102,9 +112,15 @@ async def running(config: ServeConfig) -> AsyncIterator[tuple[str, Backbone]]:
 
 
 def _add_services(
-    server: grpc.aio.Server, catalog: Catalog, scheduler: Scheduler, sources: SourceManager, hub: Hub
+    server: grpc.aio.Server,
+    catalog: Catalog,
+    scheduler: Scheduler,
+    pool: WorkerPool,
+    sources: SourceManager,
+    hub: Hub,
 ) -> None:
-    inference_pb2_grpc.add_InferenceServiceServicer_to_server(InferenceService(catalog, scheduler.engine), server)
+    inference = InferenceService(catalog, scheduler.engine, pool)
+    inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, server)
     adapters_pb2_grpc.add_AdapterServiceServicer_to_server(AdapterService(catalog), server)
     sources_pb2_grpc.add_SourceServiceServicer_to_server(SourceService(catalog, sources, hub), server)
     reflection.enable_server_reflection(SERVICES, server)

@@ -22,6 +22,7 @@ from lensmount.errors import NotFoundError
 from lensmount_adapters.adapter import Adapter, fit
 from lensmount_adapters.archive import unpack
 from lensmount_adapters.package import read_content
+from lensmount_adapters.preprocessing import Preprocessing
 from lensmount_server.frames import Answer, Frame, VersionId, Want
 from lensmount_server.gate import Check, golden_check, inspect, passed
 from lensmount_server.mounts import ColdError, Leases, Mounted, Mounts
@@ -111,6 +112,14 @@ class Catalog:
     def pinned(self, wants: Sequence[Want]) -> AbstractContextManager[None]:
         """While open, as for a stream: what answers `wants` stays in memory. Raises TooLargeError."""
         return self._mounts.pinned(wants)
+
+    def version(self, want: Want) -> VersionId | None:
+        """The version that would answer now; None for a number that is not in memory. Raises NotFoundError."""
+        return self._mounts.version(want)
+
+    def preprocessings(self, wants: Sequence[Want]) -> tuple[Preprocessing, ...]:
+        """How frames are prepared for what answers `wants` now, as far as that is in memory."""
+        return self._mounts.preprocessings(wants)
 
     async def answer(self, frame: Frame, wants: Sequence[Want], terms: Terms = ANY_TIME) -> list[Answer]:
         """One answer per want, in order; waits for adapters that are not in memory.

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol
 
 from torch import Tensor
 
 from lensmount_adapters.pictures import Pixels
 from lensmount_adapters.preprocessing import Preprocessing
+from lensmount_server.jpeg import encode_jpeg
+
+NOTHING: Mapping[Preprocessing, Tensor] = MappingProxyType({})
 
 
 class Picture(Protocol):
-    """What a frame shows, in whatever form it came; converted when somebody asks. For any thread."""
+    """What a frame shows, in whatever form and place it is; converted when somebody asks. For any thread."""
 
     @property
     def height(self) -> int:
@@ -25,12 +30,25 @@ class Picture(Protocol):
         ...
 
     @property
-    def pixels(self) -> Pixels:
-        """All of it: uint8 RGB (height, width, 3), C-contiguous and never written again."""
+    def prepared(self) -> Mapping[Preprocessing, Tensor]:
+        """What `prepare` gives at once, because it has been done."""
         ...
 
     def prepare(self, preprocessing: Preprocessing) -> Tensor:
         """What a backbone gets to see: uint8 (3, height, width) of the preprocessing. Raises as that does."""
+        ...
+
+    def jpeg(self) -> bytes:
+        """All of it as JPEG, for people; b"" where it can not be had any more."""
+        ...
+
+
+class OpenPicture(Picture, Protocol):
+    """A picture whose pixels are here."""
+
+    @property
+    def pixels(self) -> Pixels:
+        """All of it: uint8 RGB (height, width, 3), C-contiguous and never written again."""
         ...
 
 
@@ -50,9 +68,18 @@ class Still:
         """In pixels."""
         return int(self.pixels.shape[1])
 
+    @property
+    def prepared(self) -> Mapping[Preprocessing, Tensor]:
+        """Nothing."""
+        return NOTHING
+
     def prepare(self, preprocessing: Preprocessing) -> Tensor:
         """As training prepares it."""
         return preprocessing.prepare(self.pixels)
+
+    def jpeg(self) -> bytes:
+        """As JPEG."""
+        return encode_jpeg(self.pixels)
 
 
 @dataclass(frozen=True, eq=False)

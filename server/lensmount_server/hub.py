@@ -76,6 +76,10 @@ class Subscription:
         lost, self._lost = self._lost, 0
         return HubItem(self._pop(), lost)
 
+    def wants_frames(self, source: str) -> bool:
+        """Whether it asked for the pictures of this source too."""
+        return self._with_frames and self._wants(source)
+
     def add_result(self, result: StreamResult, without_frame: StreamResult) -> None:
         """Queues a result that passes the filters, at the expense of the oldest one when the queue is full."""
         if not self._wants(result.source) or (self._tasks and result.answer.adapter.task not in self._tasks):
@@ -136,6 +140,10 @@ class Hub:
             yield subscription
         finally:
             self._subscriptions.discard(subscription)
+
+    def wants_frames(self, source: str) -> bool:
+        """Whether anybody wants the pictures of this source beside its results."""
+        return any(subscription.wants_frames(source) for subscription in self._subscriptions)
 
     def publish(self, result: StreamResult) -> None:
         """Hands a result to all who want it."""

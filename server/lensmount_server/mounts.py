@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Self
 
 from lensmount.errors import NotFoundError, TooLargeError, UnavailableError
+from lensmount_adapters.preprocessing import Preprocessing
 from lensmount_server.frames import VersionId, Want
 from lensmount_server.hotset import HotSet, Mounted, Number
 
@@ -65,6 +66,14 @@ class Mounts:
             value = f"{want.task}@{want.alias}"
             raise ColdError("its adapter is not in memory now", field="tasks", value=value, fix="ask again")
         return found
+
+    def preprocessings(self, wants: Sequence[Want]) -> tuple[Preprocessing, ...]:
+        """How frames are prepared for the adapters of `wants` that are hot, each way once."""
+        keys = ((want.task, want.alias) for want in wants if not want.version)
+        versions = [version for key in keys if (version := self._aliases.get(key)) is not None]
+        hot = [self.hot.find(version.content_hash) for version in versions]
+        hot += [self.hot.numbered((want.task, want.version)) for want in wants if want.version]
+        return tuple(dict.fromkeys(each.adapter.manifest.preprocessing for each in hot if each is not None))
 
     def leases(self) -> Leases:
         """Leases that end together: those of a batch, or of a frame."""

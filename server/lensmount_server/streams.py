@@ -6,20 +6,45 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from lensmount.errors import DeadlineError, LensmountError, NotFoundError, UnavailableError
-from lensmount_server.frames import Answer, Frame, Want
-from lensmount_server.scheduling import ANY_TIME, StreamClock, Terms, Turns
+from lensmount_server.frames import Answer, Frame, VersionId, Want
+from lensmount_server.scheduling import ANY_TIME, Terms, TurnTable
 from lensmount_server.video.account import Account, AccountState, Drops
 from lensmount_server.video.mailbox import DropPolicy, Mailbox, Parcel
 
 __all__ = ["Account", "AccountState", "Answerer", "DropPolicy", "Drops", "Mailbox", "Stream", "StreamResult", "Timings"]
 
 
+class Inbox(Protocol):
+    """Where a stream gets its frames from: a mailbox, or a feed in a worker process."""
+
+    @property
+    def account(self) -> Account:
+        """What became of the frames."""
+        ...
+
+    async def get(self) -> Parcel | None:
+        """The next frame; None when there will be none. A call that is cancelled loses nothing."""
+        ...
+
+    def put_off(self, due: Iterable[int]) -> None:
+        """These wants, by position, did not get the frame that was their turn."""
+        ...
+
+    def discard(self) -> None:
+        """Nobody asks any more: what waits is counted as failed."""
+        ...
+
+
 class Answerer(Protocol):
     """Whatever has frames answered: the scheduler with its engine, or a double in a test."""
+
+    def version(self, want: Want) -> VersionId | None:
+        """The version that would answer now; None where that is not known."""
+        ...
 
     async def answer(self, frame: Frame, wants: Sequence[Want], terms: Terms) -> list[Answer]:
         """One answer per want, in order. Raises LensmountError; DeadlineError as soon as it will be too late."""
@@ -45,7 +70,8 @@ class StreamResult:
 
     `dropped_before` is what was lost since the previous result of this task on this stream,
     with the frames that only other tasks answered: `rate` where this one skipped them, `late`
-    where it was left out. So it explains every gap in the task's frame numbers.
+    where it was left out. So it explains every gap in the task's frame numbers. `reused`: the scene was still, and
+    the last answer stands for this frame too.
     `frame` holds the pixels for those who draw on them, and is None where nobody asked for pictures.
     """
 
@@ -57,28 +83,39 @@ class StreamResult:
     timings: Timings
     dropped_before: Drops
     frame: Frame | None = field(default=None, compare=False, repr=False)
+    reused: bool = False
 
 
-Answers = dict[Want, Answer]
+@dataclass(frozen=True)
+class _Said:
+    """What came of a frame; `reused` where nothing was computed."""
+
+    answers: dict[Want, Answer]
+    reused: bool = False
 
 
 @dataclass(frozen=True, eq=False)
 class _Asked:
-    """A frame on its way: the wants whose turn it is, and what was lost between it and the one asked before."""
+    """A frame on its way: the wants whose turn it is, and what was lost between it and the one asked before.
+
+    `scene` counts the frames so far that were not still: two frames of one scene show the same.
+    """
 
     frame: Frame
     due: tuple[Want, ...]
     lost: Drops
-    answers: asyncio.Task[Answers]
+    scene: int
+    said: asyncio.Task[_Said]
 
 
 class Stream:
-    """Has the frames of a mailbox answered, at most `in_flight` at a time.
+    """Has the frames of an inbox answered, at most `in_flight` at a time.
 
     A want with a rate has its turns on the stream's own time. A frame that is no want's turn is
-    dropped as `rate`. A frame that is too late (DeadlineError) is asked once more without the
-    wants that have a rate, which then have their turn at the next frame: they never promised
-    to answer this one. Where that is too late too, the frame is dropped as late. With `tolerant`
+    dropped as `rate`. A still frame repeats the answers of its scene, if every want has one from the
+    version that would answer now, and is dropped as `gate`. A frame that is too late (DeadlineError) is
+    asked once more without the wants that have a rate, which then have their turn at the next frame: they never
+    promised to answer this one. Where that is too late too, the frame is dropped as late. With `tolerant`
     any other LensmountError costs the stream that frame too, except NotFoundError: the
     task is gone, and the stream ends with it. Without, every other error ends the stream.
     """
@@ -86,7 +123,7 @@ class Stream:
     def __init__(  # each is a part of what a stream is
         self,
         name: str,
-        mailbox: Mailbox,
+        inbox: Inbox,
         answerer: Answerer,
         wants: Sequence[Want],
         *,
@@ -96,7 +133,7 @@ class Stream:
     ) -> None:
         self.name = name
         self.last_error: LensmountError | None = None
-        self._mailbox = mailbox
+        self._inbox = inbox
         self._answerer = answerer
         self._wants = tuple(wants)
         self._terms = terms
@@ -105,15 +142,28 @@ class Stream:
         self._asked: deque[_Asked] = deque()
         self._next: asyncio.Task[Parcel | None] | None = None
         self._ended = False
-        self._clock = StreamClock()
-        self._turns = {want: Turns(want.max_fps) for want in self._wants}
+        self._turns = TurnTable([want.max_fps for want in self._wants])
         self._skipped = Drops()
         self._lost = dict.fromkeys(self._wants, Drops())
+        self._scene = 0
+        self._latest: dict[Want, tuple[int, Answer]] = {}
 
     @property
     def account(self) -> Account:
         """What became of the frames."""
-        return self._mailbox.account
+        return self._inbox.account
+
+    def finish(self) -> None:
+        """Ask for no more frames: `results` ends with those under way, and another stream may go on with the inbox."""
+        self._ended = True
+        if self._next is not None and not self._next.done():
+            self._next.cancel()
+            self._next = None
+
+    def follow(self, before: Stream) -> None:
+        """Goes on where a finished stream on the same inbox ended: what its wants lost is told by this one."""
+        self._skipped = before._skipped
+        self._lost.update({want: lost for want, lost in before._lost.items() if want in self._lost})
 
     async def results(self) -> AsyncGenerator[StreamResult, None]:
         """One result per frame and want, in that order, until the mailbox is closed and empty.
@@ -129,7 +179,7 @@ class Stream:
             await self._abandon()
 
     async def _oldest(self) -> _Asked | None:
-        while not (self._asked and self._asked[0].answers.done()):
+        while not (self._asked and self._asked[0].said.done()):
             waiting = self._what_to_wait_for()
             if not waiting:
                 return None
@@ -137,11 +187,14 @@ class Stream:
             self._ask_next()
         return self._asked.popleft()
 
-    def _what_to_wait_for(self) -> list[asyncio.Task[Answers] | asyncio.Task[Parcel | None]]:
+    def _what_to_wait_for(self) -> list[asyncio.Task[_Said] | asyncio.Task[Parcel | None]]:
         if self._next is None and not self._ended and len(self._asked) < self._in_flight:
-            self._next = asyncio.create_task(self._mailbox.get())
-        oldest = [self._asked[0].answers] if self._asked else []
+            self._next = asyncio.create_task(self._get())
+        oldest = [self._asked[0].said] if self._asked else []
         return [*oldest, self._next] if self._next is not None else [*oldest]
+
+    async def _get(self) -> Parcel | None:
+        return await self._inbox.get()
 
     def _ask_next(self) -> None:
         if self._next is None or not self._next.done():
@@ -154,16 +207,55 @@ class Stream:
 
     def _ask(self, parcel: Parcel) -> None:
         frame, self._skipped = parcel.frame, self._skipped + parcel.lost
-        now_ns = self._clock.tick(frame.pts_ns, frame.capture_time_ns)
-        due = tuple([want for want, turns in self._turns.items() if turns.take(now_ns)])
-        if not due:
+        places = self._turns.due(frame.pts_ns, frame.capture_time_ns) if parcel.due is None else parcel.due
+        if not places:
             self.account.add(dropped=_RATE)
             self._skipped += _RATE
             return
         lost, self._skipped = self._skipped, Drops()
-        self._asked.append(_Asked(frame, due, lost, asyncio.create_task(self._answer(frame, due))))
+        self._scene += not parcel.still
+        due = tuple([self._wants[place] for place in places])
+        before = self._asked[-1].said if parcel.still and self._asked else None
+        said = asyncio.create_task(self._say(frame, due, self._scene, before))
+        self._asked.append(_Asked(frame, due, lost, self._scene, said))
 
-    async def _answer(self, frame: Frame, due: tuple[Want, ...]) -> Answers:
+    async def _say(self, frame: Frame, due: tuple[Want, ...], scene: int, before: asyncio.Task[_Said] | None) -> _Said:
+        """Answers a frame; `before` is the one asked before, if this one shows the same."""
+        if before is not None:
+            await asyncio.wait([before])
+        repeated = self._repeated(due, scene)
+        if repeated is not None:
+            return _Said(repeated, reused=True)
+        answers = await self._answer(frame, due)
+        self._latest.update({want: (scene, answer) for want, answer in answers.items()})
+        return _Said(answers)
+
+    def _repeated(self, due: tuple[Want, ...], scene: int) -> dict[Want, Answer] | None:
+        """The answers to an earlier frame of this scene, if all of `due` have one that their version would repeat."""
+        answers = {}
+        for want in due:
+            known, answer = self._latest.get(want, (0, None))
+            if answer is None or known != scene or self._answerer.version(want) != answer.adapter:
+                return None
+            answers[want] = replace(answer, queue_ms=0.0, inference_ms=0.0)
+        return answers
+
+    def _conclude(self, asked: _Asked) -> list[StreamResult]:
+        self._lose(asked.lost, self._wants)
+        error = UnavailableError("the engine is stopping") if asked.said.cancelled() else asked.said.exception()
+        if error is not None:
+            self._drop(error, asked.due)
+            return []
+        said = asked.said.result()
+        answers = said.answers
+        self.account.add(answered=int(not said.reused), dropped=Drops(gate=int(said.reused)))
+        results = [_result(self.name, asked.frame, said, want, self._lost[want]) for want in answers]
+        self._lost.update(dict.fromkeys(answers, Drops()))
+        self._lose(_RATE, [want for want in self._wants if want not in asked.due])
+        self._put_off(_LATE, [want for want in asked.due if want not in answers])
+        return results
+
+    async def _answer(self, frame: Frame, due: tuple[Want, ...]) -> dict[Want, Answer]:
         promised = tuple(want for want in due if not want.max_fps)
         try:
             answers = await self._answerer.answer(frame, due, self._terms)
@@ -172,20 +264,6 @@ class Stream:
                 raise
             due, answers = promised, await self._answerer.answer(frame, promised, self._terms)
         return dict(zip(due, answers, strict=True))
-
-    def _conclude(self, asked: _Asked) -> list[StreamResult]:
-        self._lose(asked.lost, self._wants)
-        error = UnavailableError("the engine is stopping") if asked.answers.cancelled() else asked.answers.exception()
-        if error is not None:
-            self._drop(error, asked.due)
-            return []
-        self.account.add(answered=1)
-        answers = asked.answers.result()
-        results = [_result(self.name, asked.frame, answer, self._lost[want]) for want, answer in answers.items()]
-        self._lost.update(dict.fromkeys(answers, Drops()))
-        self._lose(_RATE, [want for want in self._wants if want not in asked.due])
-        self._put_off(_LATE, [want for want in asked.due if want not in answers])
-        return results
 
     def _drop(self, error: BaseException, due: Iterable[Want]) -> None:
         late = isinstance(error, DeadlineError)
@@ -198,9 +276,12 @@ class Stream:
 
     def _put_off(self, drops: Drops, wants: Iterable[Want]) -> None:
         """Wants that were due have lost a frame; the next one is their turn."""
-        for want in wants:
-            self._turns[want].give_back()
-        self._lose(drops, wants)
+        put_off = tuple(wants)
+        places = [self._wants.index(want) for want in put_off]
+        if places:
+            self._turns.give_back(places)
+            self._inbox.put_off(places)
+        self._lose(drops, put_off)
 
     def _lose(self, drops: Drops, wants: Iterable[Want]) -> None:
         for want in wants:
@@ -213,13 +294,13 @@ class Stream:
         return True
 
     async def _abandon(self) -> None:
-        tasks = [asked.answers for asked in self._asked]
+        tasks = [asked.said for asked in self._asked]
         self._asked.clear()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self.account.add(dropped=Drops(failed=len(tasks) + await self._take_back()))
-        self._mailbox.discard()
+        self._inbox.discard()
 
     async def _take_back(self) -> int:
         """How many frames (0 or 1) had left the mailbox without having been asked about."""
@@ -231,7 +312,10 @@ class Stream:
         return sum(isinstance(parcel, Parcel) for parcel in parcels)
 
 
-def _result(source: str, frame: Frame, answer: Answer, lost: Drops) -> StreamResult:
+def _result(source: str, frame: Frame, said: _Said, want: Want, lost: Drops) -> StreamResult:
+    answer = said.answers[want]
     total_ms = max(time.time_ns() - frame.capture_time_ns, 0) / 1e6
     timings = Timings(frame.decode_ms, answer.queue_ms, answer.inference_ms, total_ms)
-    return StreamResult(source, frame.index, frame.pts_ns, frame.capture_time_ns, answer, timings, lost, frame)
+    return StreamResult(
+        source, frame.index, frame.pts_ns, frame.capture_time_ns, answer, timings, lost, frame, said.reused
+    )

@@ -26,10 +26,11 @@ def frame(index: int) -> Frame:
     return Frame(Still(PIXELS), index, index * 40_000_000, time.time_ns(), 1.5)
 
 
-class Scripted:
+class Scripted(Echo):
     """Answers each frame as its fate says, after its own number of turns of the loop."""
 
     def __init__(self, fates: Sequence[tuple[Fate, int]]) -> None:
+        super().__init__()
         self.fates = fates
 
     async def answer(self, frame: Frame, wants: Sequence[Want], terms: Terms) -> list[Answer]:

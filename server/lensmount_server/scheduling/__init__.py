@@ -3,7 +3,7 @@
 from lensmount_server.scheduling.costs import Costs, LearnedCosts, best_batch
 from lensmount_server.scheduling.overhead import Overhead, measure_overhead
 from lensmount_server.scheduling.queue import MAX_BATCH, MAX_WAITING, Queue
-from lensmount_server.scheduling.rates import StreamClock, Turns
+from lensmount_server.scheduling.rates import StreamClock, Turns, TurnTable
 from lensmount_server.scheduling.tickets import ANY_TIME, Batch, Reason, Refusal, Terms, Ticket
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "StreamClock",
     "Terms",
     "Ticket",
+    "TurnTable",
     "Turns",
     "best_batch",
     "measure_overhead",

@@ -9,6 +9,8 @@ frame by jitter of up to half a period.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 
 class StreamClock:
     """A stream's own time: follows the presentation times, and never goes back.
@@ -55,3 +57,21 @@ class Turns:
         """The frame of the last turn was not answered: the next frame may have it."""
         if self._next_ns is not None:
             self._next_ns -= self._period_ns
+
+
+class TurnTable:
+    """The turns of all tasks of one stream, by their position in `rates` (frames a second; 0: every frame)."""
+
+    def __init__(self, rates: Sequence[float]) -> None:
+        self._clock = StreamClock()
+        self._turns = [Turns(rate) for rate in rates]
+
+    def due(self, pts_ns: int, capture_time_ns: int) -> tuple[int, ...]:
+        """The tasks that look at the next frame of the stream, which has these times."""
+        now_ns = self._clock.tick(pts_ns, capture_time_ns)
+        return tuple([position for position, turns in enumerate(self._turns) if turns.take(now_ns)])
+
+    def give_back(self, positions: Iterable[int]) -> None:
+        """These tasks had a turn, and their frame was not answered."""
+        for position in positions:
+            self._turns[position].give_back()

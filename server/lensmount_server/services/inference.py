@@ -16,16 +16,17 @@ from lensmount_server.scheduling import Terms
 from lensmount_server.services import convert
 from lensmount_server.services.errors import Context
 from lensmount_server.services.info import server_info
-from lensmount_server.services.jpeg import encode_jpeg
 from lensmount_server.services.push import PushedStream, encoded, open_stream, raw
+from lensmount_server.workers.pool import WorkerPool
 
 
 class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     """Translates between the wire, the catalog and the engine."""
 
-    def __init__(self, catalog: Catalog, engine: Engine) -> None:
+    def __init__(self, catalog: Catalog, engine: Engine, pool: WorkerPool) -> None:
         self._catalog = catalog
         self._engine = engine
+        self._pool = pool
         self._started = time.monotonic()
 
     async def Infer(self, request: inference_pb2.InferRequest, context: Context) -> inference_pb2.InferResponse:
@@ -50,13 +51,13 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         wants = convert.wants(config.tasks)
         with self._catalog.pinned(wants):
             mounted = await self._catalog.ensure(wants)
-            stream = open_stream(config, self._catalog)
-            versions = [convert.version_id(each.id) for each in mounted]
-            started = inference_pb2.StreamStarted(name=stream.name, adapters=versions)
-            yield inference_pb2.StreamInferResponse(started=started)
-            async with aclosing(_results(stream, request_iterator, with_jpeg=config.with_jpeg)) as responses:
-                async for response in responses:
-                    yield response
+            async with open_stream(config, wants, self._catalog, self._pool) as stream:
+                versions = [convert.version_id(each.id) for each in mounted]
+                started = inference_pb2.StreamStarted(name=stream.name, adapters=versions)
+                yield inference_pb2.StreamInferResponse(started=started)
+                async with aclosing(_results(stream, request_iterator, with_jpeg=config.with_jpeg)) as responses:
+                    async for response in responses:
+                        yield response
         yield inference_pb2.StreamInferResponse(summary=stream.summary())
 
     async def GetServerInfo(
@@ -85,8 +86,11 @@ async def _results(
         async with aclosing(stream.results()) as results:
             async for result in results:
                 frame = result.frame
-                jpeg = await asyncio.to_thread(encode_jpeg, frame.picture) if with_jpeg and frame else b""
+                jpeg = await asyncio.to_thread(frame.picture.jpeg) if with_jpeg and frame else b""
                 yield inference_pb2.StreamInferResponse(result=convert.stream_result(result, jpeg))
+        error = stream.error()
+        if error is not None:
+            raise error
         await feeding
     finally:
         feeding.cancel()

@@ -12,7 +12,6 @@ from lensmount_server.frames import Want
 from lensmount_server.hub import MAX_QUEUE, Hub, HubItem
 from lensmount_server.services import convert
 from lensmount_server.services.errors import Context
-from lensmount_server.services.jpeg import encode_jpeg
 from lensmount_server.sources.manager import SourceManager
 from lensmount_server.sources.model import SourceSpec, SourceState, SourceStatus
 from lensmount_server.streams import DropPolicy
@@ -37,7 +36,7 @@ class SourceService(sources_pb2_grpc.SourceServiceServicer):
         wants = convert.wants(config.tasks)
         await self._catalog.ensure(wants)
         spec = SourceSpec(config.name, config.url, wants, policy, config.loop, config.deadline_ms, config.priority)
-        return _source(self._sources.add(spec))
+        return _source(await self._sources.add(spec))
 
     async def UpdateSource(self, request: sources_pb2.UpdateSourceRequest, context: Context) -> sources_pb2.Source:
         """Not in this release."""
@@ -80,7 +79,7 @@ async def _response(item: HubItem, *, with_jpeg: bool) -> sources_pb2.WatchResul
     if isinstance(item.message, SourceStatus):
         return sources_pb2.WatchResultsResponse(source=_source(item.message), lost=item.lost)
     frame = item.message.frame if with_jpeg else None
-    jpeg = await asyncio.to_thread(encode_jpeg, frame.picture) if frame else b""
+    jpeg = await asyncio.to_thread(frame.picture.jpeg) if frame else b""
     return sources_pb2.WatchResultsResponse(result=convert.stream_result(item.message, jpeg), lost=item.lost)
 
 

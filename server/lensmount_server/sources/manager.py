@@ -1,56 +1,130 @@
-"""The sources of a server. They decode in threads of this process; worker processes come with a later release."""
+"""The sources of a server: added, changed, paused and removed while others run, and remembered over restarts."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Iterable
 from contextlib import nullcontext
+from dataclasses import replace
+from typing import Protocol
 
-from lensmount.errors import AlreadyExistsError, NotFoundError, UnavailableError
+from lensmount.errors import AlreadyExistsError, LensmountError, NotFoundError, UnavailableError
 from lensmount_server.hub import Hub
 from lensmount_server.sources.model import SourceSpec, SourceStatus
-from lensmount_server.sources.source import Pin, Source, SourceOptions
-from lensmount_server.streams import Answerer
+from lensmount_server.sources.source import Pin, Source, SourceAnswerer, SourceOptions, Surroundings, check
+from lensmount_server.workers.pool import WorkerPool
+
+logger = logging.getLogger(__name__)
+
+
+class Store(Protocol):
+    """Remembers specifications."""
+
+    def load(self) -> list[SourceSpec]:
+        """All of them. Blocks; raises UnavailableError."""
+        ...
+
+    def save(self, specs: Iterable[SourceSpec]) -> None:
+        """Replaces them. Blocks; raises UnavailableError."""
+        ...
+
+
+class Forgetful:
+    """A store for servers that shall not remember."""
+
+    def load(self) -> list[SourceSpec]:
+        """Nothing."""
+        return []
+
+    def save(self, specs: Iterable[SourceSpec]) -> None:
+        """Nothing."""
 
 
 class SourceManager:
-    """Adds, lists and removes sources; their results and state changes go to the hub.
+    """Adds, changes, lists and removes sources; their results and state changes go to the hub.
 
     It belongs to one event loop; all calls come from its thread. `pin` keeps the adapters of
-    a source in memory while it runs.
+    a source in memory while it runs. What is changed is on the disk before it happens.
     """
 
     def __init__(
-        self, answerer: Answerer, hub: Hub, options: SourceOptions | None = None, pin: Pin = lambda _: nullcontext()
+        self,
+        answerer: SourceAnswerer,
+        hub: Hub,
+        pool: WorkerPool,
+        options: SourceOptions | None = None,
+        pin: Pin = lambda _: nullcontext(),
+        store: Store | None = None,
     ) -> None:
-        self._answerer = answerer
-        self._hub = hub
-        self._options = options or SourceOptions()
-        self._pin = pin
+        self._around = Surroundings(answerer, hub, pool, options or SourceOptions(), pin)
+        self._store = store or Forgetful()
         self._sources: dict[str, Source] = {}
+        self._changing = asyncio.Lock()
         self._closed = False
 
-    def add(self, spec: SourceSpec) -> SourceStatus:
-        """Starts a source and returns at once, while it connects.
+    async def restore(self) -> None:
+        """Starts what was there when the server ended; a source that can not work any more says why."""
+        for spec in await asyncio.to_thread(self._store.load):
+            self._start(spec)
 
-        Raises InvalidInputError for a name, wants or an address that can not work,
-        AlreadyExistsError when the name is taken, UnavailableError after `close`.
+    async def add(self, spec: SourceSpec) -> SourceStatus:
+        """Starts a source and returns while it connects.
+
+        Raises InvalidInputError for a specification that can not work, AlreadyExistsError when the name is taken,
+        UnavailableError after `close` or when it can not be remembered.
         """
-        if self._closed:
-            raise UnavailableError("the server is stopping", fix="try again when it is back")
-        if spec.name in self._sources:
-            fix = "choose another name, or remove that source first"
-            raise AlreadyExistsError("there is a source of that name", field="name", value=spec.name, fix=fix)
-        source = Source(spec, self._answerer, self._hub, self._options, self._pin)
-        self._sources[spec.name] = source
-        source.start()
-        return source.status()
+        check(spec)
+        async with self._changing:
+            if self._closed:
+                raise UnavailableError("the server is stopping", fix="try again when it is back")
+            if spec.name in self._sources:
+                fix = "choose another name, update that source, or remove it first"
+                raise AlreadyExistsError("there is a source of that name", field="name", value=spec.name, fix=fix)
+            await self._remember({spec.name: spec})
+            return self._start(spec).status()
+
+    async def update(self, spec: SourceSpec) -> SourceStatus:
+        """Gives the source of that name another specification.
+
+        Raises NotFoundError, and as `add` does; then it goes on as before.
+        """
+        check(spec)
+        async with self._changing:
+            source = self._find(spec.name)
+            before = source.spec
+            await self._remember({spec.name: spec})
+            try:
+                await source.update(spec)
+            except LensmountError:
+                await self._remember({spec.name: before})
+                raise
+            return source.status()
+
+    async def pause(self, name: str) -> SourceStatus:
+        """Leaves the camera until `resume`. Raises NotFoundError or UnavailableError."""
+        async with self._changing:
+            source = self._find(name)
+            await self._remember({name: replace(source.spec, paused=True)})
+            await source.pause()
+            return source.status()
+
+    async def resume(self, name: str) -> SourceStatus:
+        """Goes on after a pause, a failure or the end of a recording. Raises NotFoundError or UnavailableError."""
+        async with self._changing:
+            source = self._find(name)
+            await self._remember({name: replace(source.spec, paused=False)})
+            source.resume()
+            return source.status()
 
     async def remove(self, name: str) -> None:
-        """Stops a source and ends the subscriptions to it alone. Raises NotFoundError."""
-        source = self._find(name)
-        del self._sources[name]
-        await source.stop()
-        self._hub.forget(name)
+        """Stops a source and ends the subscriptions to it alone. Raises NotFoundError or UnavailableError."""
+        async with self._changing:
+            source = self._find(name)
+            await self._remember({}, without=name)
+            del self._sources[name]
+            await source.stop()
+            self._around.hub.forget(name)
 
     def list(self) -> list[SourceStatus]:
         """All sources, by name."""
@@ -60,10 +134,25 @@ class SourceManager:
         """One source. Raises NotFoundError."""
         return self._find(name).status()
 
+    def spec(self, name: str) -> SourceSpec:
+        """What a source was told, with its password. Raises NotFoundError."""
+        return self._find(name).spec
+
     async def close(self) -> None:
-        """Stops all sources; none can be added afterwards."""
-        self._closed = True
-        await asyncio.gather(*(self.remove(name) for name in tuple(self._sources)))
+        """Stops all sources, to be started again by `restore`; none can be added afterwards."""
+        async with self._changing:
+            self._closed = True
+            sources, self._sources = self._sources, {}
+            await asyncio.gather(*(source.stop() for source in sources.values()))
+
+    def _start(self, spec: SourceSpec) -> Source:
+        source = self._sources[spec.name] = Source(spec, self._around)
+        source.start()
+        return source
+
+    async def _remember(self, changed: dict[str, SourceSpec], without: str = "") -> None:
+        now = {name: source.spec for name, source in self._sources.items() if name != without}
+        await asyncio.to_thread(self._store.save, [*{**now, **changed}.values()])
 
     def _find(self, name: str) -> Source:
         source = self._sources.get(name)

@@ -51,6 +51,11 @@ class SourceSpec:
         return Terms(f"source-{self.name}", self.priority, self.deadline_ms / 1e3 or None)
 
     @property
+    def reading(self) -> tuple[object, ...]:
+        """What a connection is made with: another value needs another connection."""
+        return self.url, self.transport, self.pace, self.effort, self.loop, self.policy, self.queue_size
+
+    @property
     def shown_url(self) -> str:
         """The address without its password, for lists and logs."""
         return redacted(self.url)

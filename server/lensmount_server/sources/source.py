@@ -1,4 +1,4 @@
-"""One source: connected, watched, connected again, its frames answered and published."""
+"""One source: its state, the stream that has its frames answered, and its connections."""
 
 from __future__ import annotations
 
@@ -6,21 +6,24 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, aclosing
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, ExitStack, aclosing
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
-from lensmount.errors import LensmountError, UnavailableError
-from lensmount_server.frames import Frame, Want
+from lensmount.errors import LensmountError
+from lensmount_adapters.preprocessing import Preprocessing
+from lensmount_server.frames import Want
 from lensmount_server.hub import Hub
-from lensmount_server.sources.backoff import Backoff
-from lensmount_server.sources.feed import Feed
+from lensmount_server.sources.connecting import Connections, looking
+from lensmount_server.sources.inbox import FeedInbox
 from lensmount_server.sources.meter import Meter
 from lensmount_server.sources.model import SourceSpec, SourceState, SourceStatus
 from lensmount_server.streams import Answerer, Stream
 from lensmount_server.video.address import parse_address
-from lensmount_server.video.mailbox import DropPolicy, Mailbox
-from lensmount_server.video.reader import ReaderOptions, VideoReader
-from lensmount_server.video.timeline import Timeline
+from lensmount_server.video.mailbox import DropPolicy
+from lensmount_server.video.reader import ReaderOptions
+from lensmount_server.workers.pool import WorkerPool
+from lensmount_server.workers.remote import Wish
 
 logger = logging.getLogger(__name__)
 
@@ -29,57 +32,80 @@ Pin = Callable[[Sequence[Want]], AbstractContextManager[None]]
 _TICK_S = 0.25
 # With NEWEST one frame computes while the next is ready; more would only age in the queue.
 _IN_FLIGHT = {DropPolicy.NEWEST: 2, DropPolicy.EVERY_FRAME: 4}
-_MAILBOX = {DropPolicy.NEWEST: 1, DropPolicy.EVERY_FRAME: 4}
+_AT_WORK = (SourceState.CONNECTING, SourceState.LIVE, SourceState.STALLED, SourceState.RECONNECTING)
+
+
+class SourceAnswerer(Answerer, Protocol):
+    """What a source needs of the catalog."""
+
+    def preprocessings(self, wants: Sequence[Want]) -> tuple[Preprocessing, ...]:
+        """How frames are prepared for what answers `wants` now."""
+        ...
 
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """Seconds without a frame until a source counts as stalled, seconds to wait for its thread, and the rest."""
+    """Seconds without a frame until a source counts as stalled, and how videos are read."""
 
     stalled_s: float = 3.0
-    stop_s: float = 3.0
-    backoff: Backoff = field(default_factory=Backoff)
     reader: ReaderOptions = field(default_factory=ReaderOptions)
 
 
-class Source:
-    """A running source. Raises InvalidInputError for a specification that can never work."""
+@dataclass(frozen=True)
+class Surroundings:
+    """What all sources of a server share."""
 
-    def __init__(self, spec: SourceSpec, answerer: Answerer, hub: Hub, options: SourceOptions, pin: Pin) -> None:
-        spec.check()
+    answerer: SourceAnswerer
+    hub: Hub
+    pool: WorkerPool
+    options: SourceOptions
+    pin: Pin
+
+
+class Source:
+    """A source from `start` to `stop`. Its account goes on over pauses and updates."""
+
+    def __init__(self, spec: SourceSpec, around: Surroundings) -> None:
         self.spec = spec
-        self._address = parse_address(spec.url)
-        self._hub = hub
-        self._options = options
-        self._pin = pin
-        self._mailbox = Mailbox(spec.policy, _MAILBOX[spec.policy])
-        self._stream = Stream(
-            spec.name,
-            self._mailbox,
-            answerer,
-            spec.wants,
-            terms=spec.terms,
-            in_flight=_IN_FLIGHT[spec.policy],
-            tolerant=True,
-        )
-        self._timeline = Timeline()
+        self._around = around
+        self._inbox = FeedInbox(self._wish)
+        self._connections = Connections(lambda: self.spec, self._inbox, around.pool, around.options.reader, self)
+        self._stream = self._make_stream()
+        self._successor: tuple[Stream, ExitStack] | None = None
         self._meter = Meter()
         self._state = SourceState.CONNECTING
+        self._state_time_ns = time.time_ns()
         self._reason = ""
-        self._size = (0, 0)
-        self._connected = False
-        self._loop = asyncio.get_running_loop()
+        self._codec = ""
+        self._reading: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
 
     def status(self) -> SourceStatus:
         """How it is doing now."""
-        width, height = self._size
-        fps = self._meter.fps() if self._state is SourceState.LIVE else 0.0
-        return SourceStatus(self.spec, self._state, self._mailbox.account.state(), self._why(), fps, width, height)
+        counters = self._inbox.counters()
+        return SourceStatus(
+            self.spec,
+            self._state,
+            self._inbox.account.state(),
+            self._why(),
+            self._meter.fps() if self._state is SourceState.LIVE else 0.0,
+            counters.width,
+            counters.height,
+            self._codec,
+            counters.skipped,
+            self._connections.made,
+            self._connections.crashes,
+            self._state_time_ns,
+            counters.frame_time_ns,
+        )
 
     def start(self) -> None:
-        """Starts it and announces it."""
-        self._hub.announce(self.status())
+        """Starts it, or leaves it paused, and announces it."""
+        if self.spec.paused:
+            self._become(SourceState.PAUSED)
+            return
+        self._inbox.open()
+        self._become(SourceState.CONNECTING)
         self._task = asyncio.create_task(self._run(), name=f"source-{self.spec.name}")
 
     async def stop(self) -> None:
@@ -87,75 +113,133 @@ class Source:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
+            self._task = None
+
+    async def pause(self) -> None:
+        """Leaves the camera; frames under way are answered."""
+        self.spec = replace(self.spec, paused=True)
+        if self._task is not None and self._reading is not None:
+            self._reading.cancel()
+            await asyncio.wait([self._task])
+        self._task = None
+        self._become(SourceState.PAUSED)
+
+    def resume(self) -> None:
+        """Goes on after a pause, a failure or an end."""
+        self.spec = replace(self.spec, paused=False)
+        if self._task is None or self._task.done():
+            self._stream = self._make_stream()
+            self.start()
+
+    async def update(self, spec: SourceSpec) -> None:
+        """Becomes what `spec` says. A connection that stays the same is kept. Raises as `pin` does."""
+        before = self.spec
+        if spec.paused != before.paused or self._state not in _AT_WORK:
+            await self.stop()
+            self.spec = spec
+            self._stream = self._make_stream()
+            self.start()
+            return
+        pins = ExitStack()
+        if (spec.wants, spec.terms, spec.policy) != (before.wants, before.terms, before.policy):
+            pins.enter_context(self._around.pin(spec.wants))
+            self.spec = spec
+            self._succeed(pins)
+        self.spec = spec
+        if looking(spec) != looking(before):
+            self._inbox.look(looking(spec))
+        if spec.reading != before.reading:
+            self._connections.again()
+        self._around.hub.announce(self.status())
+
+    def live(self, codec: str) -> None:
+        """The first frame of a connection came."""
+        self._codec = codec
+        self._become(SourceState.LIVE)
+
+    def lost(self, why: str) -> None:
+        """A connection ended, or could not be made; it is tried again."""
+        self._become(SourceState.RECONNECTING, why)
+
+    def _wish(self) -> Wish:
+        around = self._around
+        return Wish(around.answerer.preprocessings(self.spec.wants), around.hub.wants_frames(self.spec.name))
+
+    def _make_stream(self) -> Stream:
+        spec = self.spec
+        in_flight = _IN_FLIGHT[spec.policy]
+        answerer = self._around.answerer
+        return Stream(
+            spec.name, self._inbox, answerer, spec.wants, terms=spec.terms, in_flight=in_flight, tolerant=True
+        )
+
+    def _succeed(self, pins: ExitStack) -> None:
+        """Has another stream go on with the frames when those under way are answered."""
+        if self._successor is not None:
+            self._successor[1].close()
+        self._successor = self._make_stream(), pins
+        self._stream.finish()
 
     async def _run(self) -> None:
-        reading, ticking = asyncio.create_task(self._read()), asyncio.create_task(self._tick())
+        self._reading = asyncio.create_task(self._read())
+        ticking = asyncio.create_task(self._tick())
         try:
-            with self._pin(self.spec.wants):
-                async with aclosing(self._stream.results()) as results:
-                    async for result in results:
-                        self._hub.publish(result)
-            await reading
-            self._become(SourceState.ENDED)
+            await self._answer()
+            await asyncio.wait([self._reading])
+            if not self._reading.cancelled():
+                self._reading.result()
+                self._become(SourceState.ENDED)
         except LensmountError as error:
             self._become(SourceState.FAILED, str(error))
         except Exception:  # a defect must not leave a source that looks alive
             logger.exception("source %s failed", self.spec.name)
             self._become(SourceState.FAILED, "a defect of the server; see its log")
         finally:
-            await _end([reading, ticking])
+            await _end([self._reading, ticking])
 
     async def _read(self) -> None:
-        """Reads until a file ends. Raises the LensmountError of what can never work."""
-        failures = 0
         try:
+            await self._connections.run()
+        finally:
+            self._inbox.end()
+
+    async def _answer(self) -> None:
+        pins = ExitStack()
+        try:
+            pins.enter_context(self._around.pin(self.spec.wants))
             while True:
-                try:
-                    return await self._connect()
-                except UnavailableError as error:
-                    if not self._address.live:
-                        raise
-                    failures = 1 if self._connected else failures + 1
-                    self._become(SourceState.RECONNECTING, str(error))
-                await asyncio.sleep(self._options.backoff.delay_s(failures))
+                async with aclosing(self._stream.results()) as results:
+                    async for result in results:
+                        self._around.hub.publish(result)
+                if self._successor is None:
+                    return
+                self._successor[0].follow(self._stream)
+                pins.close()
+                (self._stream, pins), self._successor = self._successor, None
         finally:
-            self._mailbox.close()
-
-    async def _connect(self) -> None:
-        self._connected = False
-        reader = VideoReader(self._address, loop=self.spec.loop, options=self._options.reader, timeline=self._timeline)
-        feed = Feed(self.spec.name, reader, self._mailbox, self._on_frame)
-        feed.start()
-        try:
-            await feed.end()
-        finally:
-            await feed.stop(self._options.stop_s)
-
-    def _on_frame(self, frame: Frame) -> None:
-        self._size = (frame.picture.width, frame.picture.height)
-        if not self._connected:
-            self._connected = True
-            self._loop.call_soon_threadsafe(self._go_live)
-
-    def _go_live(self) -> None:
-        if self._state in (SourceState.CONNECTING, SourceState.RECONNECTING):
-            self._become(SourceState.LIVE)
+            pins.close()
+            if self._successor is not None:
+                self._successor[1].close()
+                self._successor = None
 
     async def _tick(self) -> None:
         while True:
-            account = self._mailbox.account.state()
+            account = self._inbox.account.state()
             self._meter.read(time.monotonic(), account.decoded)
             idle_s = 0.0 if account.in_flight else self._meter.idle_s()  # frames that wait are not the camera's fault
-            if self._state is SourceState.LIVE and idle_s > self._options.stalled_s:
-                self._become(SourceState.STALLED, f"no frame for {self._options.stalled_s:g} s")
+            stalled_s = self._around.options.stalled_s
+            if self._state is SourceState.LIVE and idle_s > stalled_s:
+                self._become(SourceState.STALLED, f"no frame for {stalled_s:g} s")
             elif self._state is SourceState.STALLED and not idle_s:
                 self._become(SourceState.LIVE)
             await asyncio.sleep(_TICK_S)
 
     def _become(self, state: SourceState, reason: str = "") -> None:
         if state is not self._state or reason != self._reason:
-            self._state, self._reason = state, reason
-            self._hub.announce(self.status())
+            self._state, self._reason, self._state_time_ns = state, reason, time.time_ns()
+            level = logging.INFO if not reason else logging.WARNING
+            logger.log(level, "source %s: %s%s", self.spec.name, state.name.lower(), f", {reason}" if reason else "")
+        self._around.hub.announce(self.status())
 
     def _why(self) -> str:
         if self._state is SourceState.LIVE and self._stream.last_error is not None:
@@ -167,3 +251,9 @@ async def _end(tasks: list[asyncio.Task[None]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def check(spec: SourceSpec) -> None:
+    """Raises InvalidInputError for a specification that can never work."""
+    spec.check()
+    parse_address(spec.url)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 
@@ -53,13 +54,25 @@ class AccountState:
         """Frames that wait in the mailbox or for their answer."""
         return self.decoded - self.answered - self.dropped.frames
 
+    def __add__(self, other: AccountState) -> AccountState:
+        return AccountState(
+            self.received + other.received,
+            self.decoded + other.decoded,
+            self.answered + other.answered,
+            self.dropped + other.dropped,
+        )
+
 
 class Account:
-    """Counts what becomes of a stream's frames. Safe to use from any thread."""
+    """Counts what becomes of a stream's frames. Safe to use from any thread.
 
-    def __init__(self) -> None:
+    `told`, if given, is called with each new state before the next one can come.
+    """
+
+    def __init__(self, told: Callable[[AccountState], None] | None = None) -> None:
         self._lock = threading.Lock()
         self._state = AccountState()
+        self._told = told
 
     def add(self, *, received: int = 0, decoded: int = 0, answered: int = 0, dropped: Drops = NO_DROPS) -> None:
         """Adds to the counts, all at once."""
@@ -71,6 +84,8 @@ class Account:
                 state.answered + answered,
                 state.dropped + dropped,
             )
+            if self._told is not None:
+                self._told(self._state)
 
     def state(self) -> AccountState:
         """The counts now."""

@@ -1,4 +1,4 @@
-"""Where frames wait between the thread that decodes them and the coroutine that has them answered.
+"""Where frames wait between the thread that decodes them and whoever has them answered: a coroutine or a thread.
 
 Every frame that is put comes out once, is superseded once, or is discarded once,
 and the stream's account is told at that very moment.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -25,14 +26,20 @@ class DropPolicy(Enum):
 
 @dataclass(frozen=True, eq=False)
 class Parcel:
-    """A frame, and what was lost between it and the parcel before."""
+    """A frame, and what was lost between it and the parcel before.
+
+    Where that was decided on the way here: `due`, the positions of the wants whose turn it is, and `still`, whether it
+    shows what the last frame showed that was looked at.
+    """
 
     frame: Frame
     lost: Drops
+    due: tuple[int, ...] | None = None
+    still: bool = False
 
 
 class Mailbox:
-    """Takes frames from any thread or coroutine, gives them to one coroutine, in order.
+    """Takes frames from any thread or coroutine, gives them to one coroutine or one thread, in order.
 
     NEWEST: when `size` frames wait, a new one replaces the oldest, which is counted
     `superseded`. EVERY_FRAME: the producer waits for room, until `close`.
@@ -85,6 +92,16 @@ class Mailbox:
                 arrival = self._arrived.listen()
             await arrival
 
+    def take(self) -> Parcel | None:
+        """As `get`, for a thread."""
+        with self._room:
+            while not (self._frames or self._closed):
+                self._room.wait()
+            return self._take() if self._frames else None
+
+    def put_off(self, due: Iterable[int]) -> None:
+        """Nothing: whose turn it is, is decided by the stream that gets the frames."""
+
     def close(self) -> None:
         """Takes no more frames; those that wait can still be got."""
         with self._room:
@@ -111,13 +128,14 @@ class Mailbox:
             self._lost += superseded
         self._frames.append(frame)
         self.account.add(decoded=1, dropped=superseded)
+        self._room.notify_all()
         self._arrived.ring()
         return True
 
     def _take(self) -> Parcel:
         parcel = Parcel(self._frames.popleft(), self._lost)
         self._lost = Drops()
-        self._room.notify()
+        self._room.notify_all()
         self._room_made.ring()
         return parcel
 

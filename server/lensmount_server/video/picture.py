@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
 from functools import cached_property
 
 import av
@@ -18,6 +19,8 @@ from torch import Tensor
 
 from lensmount_adapters.pictures import Pixels
 from lensmount_adapters.preprocessing import Preprocessing
+from lensmount_server.frames import NOTHING
+from lensmount_server.jpeg import encode_jpeg
 
 _SAYS_NOTHING = (2, 3)  # AVCOL_SPC_UNSPECIFIED, AVCOL_SPC_RESERVED
 # A thread keeps so many conversions ready: each holds tables for its sizes.
@@ -50,9 +53,18 @@ class DecodedPicture:
         )
         return np.ascontiguousarray(rgb.to_ndarray(), dtype=np.uint8)
 
+    @property
+    def prepared(self) -> Mapping[Preprocessing, Tensor]:
+        """Nothing."""
+        return NOTHING
+
     def prepare(self, preprocessing: Preprocessing) -> Tensor:
         """What a backbone gets to see, by the same steps as in training."""
         return preprocessing.prepare(self.pixels)
+
+    def jpeg(self) -> bytes:
+        """As JPEG."""
+        return encode_jpeg(self.pixels)
 
 
 class _Reformatters(threading.local):

@@ -9,11 +9,14 @@ _NS = 1_000_000_000
 
 
 class Timeline:
-    """Numbers frames from 0 and gives each a time in nanoseconds that rises over loops and reconnections."""
+    """Numbers frames from `first` on and gives each a time in nanoseconds that rises over loops and reconnections.
 
-    def __init__(self) -> None:
-        self._index = -1
-        self._last_ns = 0
+    `last_ns` is the time of the frame before the first, if there was one.
+    """
+
+    def __init__(self, first: int = 0, last_ns: int = 0) -> None:
+        self._index = first - 1
+        self._last_ns = last_ns
         self._step_ns = _NS // 25
         self._offset_ns: int | None = None
 

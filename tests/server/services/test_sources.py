@@ -14,7 +14,7 @@ from lensmount.errors import AlreadyExistsError, InvalidInputError, LensmountErr
 from lensmount.v1 import common_pb2, sources_pb2
 from lensmount.v1.sources_pb2_grpc import SourceServiceStub
 from lensmount_adapters.pictures import decode_picture
-from lensmount_server.services import sources as service
+from lensmount_server.workers.remote import HandedPicture
 from serving import PATIENCE_S, Kit, Served, eventually, own_tasks, refs, refused, serving
 from videos import number_of, write_clip
 
@@ -187,7 +187,7 @@ async def test_a_watcher_that_goes_away_leaves_no_task_behind(live: Served, clip
 async def test_a_slow_watcher_loses_its_own_oldest_results_and_is_told(
     live: Served, clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "encode_jpeg", lambda _: bytes(4 << 20))
+    monkeypatch.setattr(HandedPicture, "jpeg", lambda _: bytes(4 << 20))
     await add(live, clip, loop=True)
     slow = Watching(live, queue_size=2, with_jpeg=True)
     (first,) = await slow.results(1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -14,28 +13,34 @@ import pytest
 from answers import Echo, until
 from lensmount_server.frames import Want
 from lensmount_server.hub import Hub, Subscription
-from lensmount_server.sources.backoff import Backoff
 from lensmount_server.sources.manager import SourceManager
 from lensmount_server.sources.model import SourceSpec, SourceState, SourceStatus
 from lensmount_server.sources.source import SourceOptions
 from lensmount_server.video.reader import ReaderOptions
+from lensmount_server.video.settings import Reconnect
+from lensmount_server.workers.pool import PoolOptions, WorkerPool
 from rtsp_server import RtspServer, needs_rtsp
+from zygotes import shared_zygote
 
 WANTS = (Want("defect"),)
-QUICK = SourceOptions(stalled_s=1.0, backoff=Backoff(0.1, 0.5), reader=ReaderOptions(silence_s=1.0))
-CALM = SourceOptions(stalled_s=1.0, backoff=Backoff(0.1, 0.5), reader=ReaderOptions(silence_s=6.0))
+QUICK = SourceOptions(stalled_s=1.0, reader=ReaderOptions(silence_s=1.0))
+CALM = SourceOptions(stalled_s=1.0, reader=ReaderOptions(silence_s=6.0))
 
 
 @asynccontextmanager
-async def watched(url: str, options: SourceOptions) -> AsyncIterator[tuple[SourceManager, Subscription]]:
+async def watched(
+    url: str, options: SourceOptions, limits: PoolOptions | None = None
+) -> AsyncIterator[tuple[SourceManager, Subscription]]:
     hub = Hub()
-    manager = SourceManager(Echo(), hub, options)
+    pool = WorkerPool(shared_zygote(), limits)
+    manager = SourceManager(Echo(), hub, pool, options)
     with hub.subscribe() as subscription:
-        manager.add(SourceSpec("camera", url, WANTS))
+        await manager.add(SourceSpec("camera", url, WANTS, reconnect=Reconnect(100, 500)))
         try:
             yield manager, subscription
         finally:
             await manager.close()
+            await pool.close()
 
 
 async def reach(subscription: Subscription, state: SourceState) -> SourceStatus:
@@ -49,10 +54,6 @@ async def reach(subscription: Subscription, state: SourceState) -> SourceStatus:
 async def answered_more(manager: SourceManager, frames: int) -> None:
     goal = manager.get("camera").account.answered + frames
     await until(lambda: manager.get("camera").account.answered >= goal)
-
-
-async def threads_are_gone() -> None:
-    await until(lambda: not any(thread.name.startswith("source-") for thread in threading.enumerate()))
 
 
 @contextmanager
@@ -75,18 +76,16 @@ async def test_a_camera_that_is_not_there_is_tried_again(answers: bool, reason: 
             assert "secret" not in status.reason
             assert status.account.decoded == 0
             assert manager.get("camera").state is SourceState.RECONNECTING
-        await threads_are_gone()
 
 
 async def test_removing_a_camera_that_does_not_answer_takes_no_longer_than_allowed() -> None:
-    options = SourceOptions(stop_s=0.2, reader=ReaderOptions(silence_s=8.0))
+    options = SourceOptions(reader=ReaderOptions(silence_s=8.0))
     with peer(answers=True) as url:
-        async with watched(url, options) as (manager, _):
+        async with watched(url, options, PoolOptions(stop_s=0.2)) as (manager, _):
             await asyncio.sleep(0.2)
             started = time.monotonic()
             await manager.remove("camera")
             assert time.monotonic() - started < 6  # before FFmpeg's own time was up
-        await threads_are_gone()  # and the thread ends by itself
 
 
 @pytest.mark.rtsp
@@ -110,7 +109,6 @@ class TestRealCamera:
                 after = manager.get("camera").account
                 assert after.decoded >= before.decoded + 20
                 assert (manager.get("camera").width, manager.get("camera").height) == (320, 240)
-            await threads_are_gone()
 
     async def test_frozen_and_back(self) -> None:
         with RtspServer() as server:
@@ -126,7 +124,6 @@ class TestRealCamera:
                 server.thaw()
                 await reach(subscription, SourceState.LIVE)
                 await answered_more(manager, 5)
-            await threads_are_gone()
 
     async def test_a_short_pause_is_a_stall_only(self) -> None:
         with RtspServer() as server:

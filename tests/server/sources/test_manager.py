@@ -25,8 +25,10 @@ from lensmount_server.scheduling import Terms
 from lensmount_server.sources.manager import SourceManager
 from lensmount_server.sources.model import SourceSpec, SourceState, SourceStatus
 from lensmount_server.sources.source import SourceOptions
-from lensmount_server.streams import Answerer, DropPolicy, Drops, StreamResult
+from lensmount_server.streams import DropPolicy, Drops, StreamResult
+from lensmount_server.workers.pool import WorkerPool
 from videos import clip, write_clip
+from zygotes import shared_zygote
 
 WANTS = (Want("defect"), Want("surface"))
 OPTIONS = SourceOptions(stalled_s=60.0)
@@ -34,18 +36,22 @@ EVERY_FRAME = DropPolicy.EVERY_FRAME
 
 
 @asynccontextmanager
-async def managed(answerer: Answerer, options: SourceOptions = OPTIONS) -> AsyncIterator[tuple[SourceManager, Hub]]:
+async def managed(answerer: Echo, options: SourceOptions = OPTIONS) -> AsyncIterator[tuple[SourceManager, Hub]]:
     hub = Hub()
-    manager = SourceManager(answerer, hub, options)
+    pool = WorkerPool(shared_zygote())
+    manager = SourceManager(answerer, hub, pool, options)
     try:
         yield manager, hub
     finally:
         await manager.close()
+        assert feeds(manager) == 0
+        await pool.close()
         hub.close()
 
 
-def source_threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("source-")]
+def feeds(manager: SourceManager) -> int:
+    """How many are open in worker processes."""
+    return sum(worker.feeds for worker in manager._around.pool.workers)
 
 
 async def follow(subscription: Subscription, last: SourceState) -> tuple[list[SourceStatus], list[StreamResult]]:
@@ -71,7 +77,7 @@ async def test_a_file_is_answered_to_its_end(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "a.mp4", 20)
     async with managed(Echo()) as (manager, hub):
         with hub.subscribe() as subscription:
-            added = manager.add(SourceSpec("line-1", str(path), WANTS, EVERY_FRAME))
+            added = await manager.add(SourceSpec("line-1", str(path), WANTS, EVERY_FRAME))
             states, results = await follow(subscription, SourceState.ENDED)
         assert added.state is SourceState.CONNECTING
         assert names(states) == ["CONNECTING", "LIVE", "ENDED"]
@@ -88,7 +94,7 @@ async def test_a_file_is_answered_to_its_end(tmp_path: Path) -> None:
 async def test_a_loop_goes_on_and_has_a_rate(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "a.mp4", 5)
     async with managed(Echo()) as (manager, _):
-        manager.add(SourceSpec("a", str(path), WANTS, loop=True))
+        await manager.add(SourceSpec("a", str(path), WANTS, loop=True))
         await until(lambda: manager.get("a").account.answered > 20 and manager.get("a").fps > 0)
         status = manager.get("a")
         assert status.state is SourceState.LIVE
@@ -99,7 +105,7 @@ async def test_a_slow_answerer_gets_the_newest_frames_and_the_account_closes(tmp
     path = write_clip(tmp_path / "a.mp4", 40)
     async with managed(Echo(0.1)) as (manager, hub):
         with hub.subscribe() as subscription:
-            manager.add(SourceSpec("a", str(path), WANTS[:1]))
+            await manager.add(SourceSpec("a", str(path), WANTS[:1]))
             _, results = await follow(subscription, SourceState.ENDED)
         account = manager.get("a").account
     assert account.decoded == 40 == account.answered + account.dropped.superseded
@@ -115,7 +121,7 @@ async def test_every_frame_waits_for_a_slow_answerer(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "a.mp4", 30)
     async with managed(Echo(0.05)) as (manager, hub):
         with hub.subscribe() as subscription:
-            manager.add(SourceSpec("a", str(path), WANTS[:1], EVERY_FRAME))
+            await manager.add(SourceSpec("a", str(path), WANTS[:1], EVERY_FRAME))
             _, results = await follow(subscription, SourceState.ENDED)
     assert [result.frame_index for result in results] == list(range(30))
 
@@ -124,7 +130,7 @@ async def test_a_slow_answerer_is_not_the_fault_of_the_source(tmp_path: Path) ->
     path = write_clip(tmp_path / "a.mp4", 10)
     async with managed(Echo(3.0), SourceOptions(stalled_s=1.0)) as (manager, hub):
         with hub.subscribe() as subscription:
-            manager.add(SourceSpec("a", str(path), WANTS[:1], EVERY_FRAME))
+            await manager.add(SourceSpec("a", str(path), WANTS[:1], EVERY_FRAME))
             states, _ = await follow(subscription, SourceState.ENDED)
     assert names(states) == ["CONNECTING", "LIVE", "ENDED"]
 
@@ -132,7 +138,7 @@ async def test_a_slow_answerer_is_not_the_fault_of_the_source(tmp_path: Path) ->
 async def test_broken_packets_are_in_the_account() -> None:
     async with managed(Echo()) as (manager, hub):
         with hub.subscribe() as subscription:
-            manager.add(SourceSpec("a", str(clip("corrupted.mp4")), WANTS[:1], EVERY_FRAME))
+            await manager.add(SourceSpec("a", str(clip("corrupted.mp4")), WANTS[:1], EVERY_FRAME))
             _, results = await follow(subscription, SourceState.ENDED)
         account = manager.get("a").account
     assert (account.received, account.decoded, account.answered) == (50, 49, 49)
@@ -145,7 +151,7 @@ async def test_sources_run_side_by_side(tmp_path: Path) -> None:
     async with managed(Echo()) as (manager, hub):
         with hub.subscribe(["b"]) as only_b:
             for name in ("c", "a", "b"):
-                manager.add(SourceSpec(name, str(path), WANTS, EVERY_FRAME))
+                await manager.add(SourceSpec(name, str(path), WANTS, EVERY_FRAME))
             assert [status.spec.name for status in manager.list()] == ["a", "b", "c"]
             _, results = await follow(only_b, SourceState.ENDED)
             assert {result.source for result in results} == {"b"}
@@ -156,7 +162,7 @@ async def test_sources_run_side_by_side(tmp_path: Path) -> None:
 async def test_names_are_checked(tmp_path: Path, name: str) -> None:
     async with managed(Echo()) as (manager, _):
         with pytest.raises(InvalidInputError) as caught:
-            manager.add(SourceSpec(name, str(write_clip(tmp_path / "a.mp4", 1)), WANTS))
+            await manager.add(SourceSpec(name, str(write_clip(tmp_path / "a.mp4", 1)), WANTS))
         assert caught.value.field == "name"
         assert manager.list() == []
 
@@ -165,15 +171,15 @@ async def test_what_can_not_be_added(tmp_path: Path) -> None:
     path = str(write_clip(tmp_path / "a.mp4", 5))
     async with managed(Echo()) as (manager, _):
         with pytest.raises(InvalidInputError, match="task"):
-            manager.add(SourceSpec("a", path, ()))
+            await manager.add(SourceSpec("a", path, ()))
         with pytest.raises(InvalidInputError, match="rtsp://"):
-            manager.add(SourceSpec("a", "http://camera/x.mp4", WANTS))
-        manager.add(SourceSpec("a", path, WANTS, loop=True))
+            await manager.add(SourceSpec("a", "http://camera/x.mp4", WANTS))
+        await manager.add(SourceSpec("a", path, WANTS, loop=True))
         with pytest.raises(AlreadyExistsError):
-            manager.add(SourceSpec("a", path, WANTS))
+            await manager.add(SourceSpec("a", path, WANTS))
         assert len(manager.list()) == 1
     with pytest.raises(UnavailableError):
-        manager.add(SourceSpec("b", path, WANTS))
+        await manager.add(SourceSpec("b", path, WANTS))
 
 
 async def test_unknown_sources_are_not_found() -> None:
@@ -192,25 +198,25 @@ async def test_removing_ends_the_thread_and_the_subscriptions(
     path = write_clip(tmp_path / "a.mp4", 10)
     async with managed(Echo(delay_s)) as (manager, hub):
         with hub.subscribe(["a"]) as mine, hub.subscribe() as everything:
-            manager.add(SourceSpec("a", str(path), WANTS, policy, loop=True))
+            await manager.add(SourceSpec("a", str(path), WANTS, policy, loop=True))
             await until(lambda: manager.get("a").account.decoded > 5)
             await manager.remove("a")
-            assert source_threads() == []
+            assert feeds(manager) == 0
             assert mine.closed
             assert not everything.closed
             async with asyncio.timeout(30):
                 assert [item async for item in mine]
         assert manager.list() == []
-        manager.add(SourceSpec("a", str(path), WANTS))  # the name is free again
+        await manager.add(SourceSpec("a", str(path), WANTS))  # the name is free again
 
 
 async def test_removing_does_not_wait_for_the_next_frame(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "a.mp4", 3, fps=Fraction(1, 8))
     async with managed(Echo()) as (manager, _):
-        manager.add(SourceSpec("a", str(path), WANTS))
+        await manager.add(SourceSpec("a", str(path), WANTS))
         await until(lambda: manager.get("a").account.answered == 1)
         await manager.remove("a")
-        assert source_threads() == []
+        assert feeds(manager) == 0
 
 
 async def test_a_file_that_is_no_video_has_failed(tmp_path: Path) -> None:
@@ -218,11 +224,11 @@ async def test_a_file_that_is_no_video_has_failed(tmp_path: Path) -> None:
     path.write_text("no video")
     async with managed(Echo()) as (manager, hub):
         with hub.subscribe() as subscription:
-            manager.add(SourceSpec("a", str(path), WANTS))
+            await manager.add(SourceSpec("a", str(path), WANTS))
             states, _ = await follow(subscription, SourceState.FAILED)
         assert names(states) == ["CONNECTING", "FAILED"]
         assert "not a video file" in states[-1].reason
-        assert source_threads() == []
+        assert feeds(manager) == 0
 
 
 async def test_a_source_whose_task_is_gone_has_failed_alone(tmp_path: Path) -> None:
@@ -234,15 +240,15 @@ async def test_a_source_whose_task_is_gone_has_failed_alone(tmp_path: Path) -> N
     answerer = Echo(fails=fails)
     async with managed(answerer) as (manager, hub):
         with hub.subscribe(["a"]) as subscription:
-            manager.add(SourceSpec("a", str(path), WANTS, EVERY_FRAME, loop=True))
+            await manager.add(SourceSpec("a", str(path), WANTS, EVERY_FRAME, loop=True))
             states, _ = await follow(subscription, SourceState.FAILED)
         assert names(states) == ["CONNECTING", "LIVE", "FAILED"]
         assert "no such task" in states[-1].reason
-        await until(lambda: not source_threads())
+        await until(lambda: not feeds(manager))
         account = manager.get("a").account
         assert account.decoded == account.answered + account.dropped.frames
         answerer.fails = None
-        manager.add(SourceSpec("b", str(path), WANTS, loop=True))
+        await manager.add(SourceSpec("b", str(path), WANTS, loop=True))
         await until(lambda: manager.get("b").account.answered > 30)
 
 
@@ -251,7 +257,7 @@ async def test_other_errors_cost_frames_not_the_source(tmp_path: Path) -> None:
     answerer = Echo(fails=lambda frame: ServerError("broken") if frame.index % 2 else None)
     async with managed(answerer) as (manager, hub):
         with hub.subscribe() as subscription:
-            manager.add(SourceSpec("a", str(path), WANTS[:1], EVERY_FRAME, loop=True))
+            await manager.add(SourceSpec("a", str(path), WANTS[:1], EVERY_FRAME, loop=True))
             await until(lambda: manager.get("a").account.answered > 20)
             status = manager.get("a")
             assert status.state is SourceState.LIVE
@@ -262,17 +268,17 @@ async def test_other_errors_cost_frames_not_the_source(tmp_path: Path) -> None:
 
 
 async def test_a_defect_fails_the_source_and_does_not_hang_it(tmp_path: Path) -> None:
-    class Broken:
+    class Broken(Echo):
         async def answer(self, frame: Frame, wants: Sequence[Want], terms: Terms) -> list[Answer]:
             raise ZeroDivisionError(frame, wants, terms)
 
     async with managed(Broken()) as (manager, hub):
         with hub.subscribe() as subscription:
-            manager.add(SourceSpec("a", str(write_clip(tmp_path / "a.mp4", 5)), WANTS))
+            await manager.add(SourceSpec("a", str(write_clip(tmp_path / "a.mp4", 5)), WANTS))
             states, _ = await follow(subscription, SourceState.FAILED)
         assert "log" in states[-1].reason
         assert "ZeroDivision" not in states[-1].reason
-        await until(lambda: not source_threads())
+        await until(lambda: not feeds(manager))
 
 
 async def test_nothing_is_left_after_closing(tmp_path: Path) -> None:
@@ -284,7 +290,7 @@ async def test_nothing_is_left_after_closing(tmp_path: Path) -> None:
     async def live_through() -> None:
         async with managed(Echo(0.001)) as (manager, _):
             for name in "abcd":
-                manager.add(SourceSpec(name, str(path), WANTS, loop=True))
+                await manager.add(SourceSpec(name, str(path), WANTS, loop=True))
             await until(lambda: all(status.account.answered > 5 for status in manager.list()))
 
     await live_through()
@@ -297,6 +303,6 @@ async def test_nothing_is_left_after_closing(tmp_path: Path) -> None:
 async def test_closing_while_connecting_leaves_nothing(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "a.mp4", 10)
     async with managed(Echo()) as (manager, _):
-        manager.add(SourceSpec("a", str(path), WANTS))
-    assert source_threads() == []
+        await manager.add(SourceSpec("a", str(path), WANTS))
+    assert feeds(manager) == 0
     assert asyncio.all_tasks() == {asyncio.current_task()}
