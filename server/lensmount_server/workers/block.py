@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
-import struct
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -25,8 +24,9 @@ BLOCK_BYTES = 64 * _MIB
 FRAME_AT, FRAME_BYTES = 4096, 40 * _MIB - 4096
 LATER_AT, LATER_BYTES = 40 * _MIB, 8 * _MIB
 PACKET_AT, PACKET_BYTES = 48 * _MIB, 16 * _MIB
+# A writer that writes all the time, as none does, must not keep a reader for ever.
+_TRIES = 1000
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-_TRIES = 100
 
 
 def create_memory() -> int:
@@ -66,17 +66,16 @@ class Counters:
 
 NAMES = tuple(field.name for field in fields(Counters))
 _PLACES = {name: place for place, name in enumerate(NAMES)}
-_PACK = struct.Struct(f"<{len(NAMES)}q")
-_SEQUENCE = struct.Struct("<q")
-_COUNTERS_AT = _SEQUENCE.size
 
 
 class Block:
-    """One feed's part of the memory, mapped by both sides. The worker writes the counters, under a sequence lock."""
+    """One feed's part of the memory, mapped by both sides. The worker writes the counters."""
 
     def __init__(self, descriptor: int, number: int) -> None:
         self._map = mmap.mmap(descriptor, BLOCK_BYTES, offset=number * BLOCK_BYTES)
         self._view = memoryview(self._map)
+        # The number of writes, then two copies of the counters; each item is stored at once.
+        self._words = self._view[: 8 * (1 + 2 * len(NAMES))].cast("q")
 
     def __enter__(self) -> Self:
         return self
@@ -95,20 +94,26 @@ class Block:
         return end
 
     def counters(self) -> Counters:
-        """The counters now, all of one moment; as they stand where the writer died in the middle."""
+        """The counters now, all of one moment."""
         for _ in range(_TRIES):
-            (before,) = _SEQUENCE.unpack_from(self._view)
-            words = _PACK.unpack_from(self._view, _COUNTERS_AT)
-            if before % 2 == 0 and _SEQUENCE.unpack_from(self._view) == (before,):
+            written = self._words[0]
+            words = self._copy(written).tolist()
+            if self._words[0] == written:
                 break
         return Counters(*words)
 
     def put(self, words: Sequence[int]) -> None:
         """Writes the counters, in the order of `NAMES`. One thread at a time."""
-        (sequence,) = _SEQUENCE.unpack_from(self._view)
-        _SEQUENCE.pack_into(self._view, 0, sequence | 1)
-        _PACK.pack_into(self._view, _COUNTERS_AT, *words)
-        _SEQUENCE.pack_into(self._view, 0, (sequence | 1) + 1)
+        written = self._words[0] + 1
+        copy = self._copy(written)
+        for place, word in enumerate(words):
+            copy[place] = word
+        self._words[0] = written
+
+    def _copy(self, written: int) -> memoryview:
+        """Of the two copies that which the write of that number goes to, while readers have the other."""
+        first = 1 + written % 2 * len(NAMES)
+        return self._words[first : first + len(NAMES)]
 
     def forget(self) -> None:
         """Gives its pages back: the next feed finds zeros."""
@@ -116,6 +121,7 @@ class Block:
 
     def close(self) -> None:
         """Unmaps it."""
+        self._words.release()
         self._view.release()
         self._map.close()
 
