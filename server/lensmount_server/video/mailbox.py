@@ -11,13 +11,13 @@ import threading
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import Enum, auto
+from enum import StrEnum, auto
 
 from lensmount_server.frames import Frame
 from lensmount_server.video.account import Account, Drops
 
 
-class DropPolicy(Enum):
+class DropPolicy(StrEnum):
     """What to do with frames that come faster than they are answered."""
 
     EVERY_FRAME = auto()

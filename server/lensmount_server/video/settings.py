@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum, auto
+from enum import StrEnum, auto
 from math import isfinite
 
 from lensmount.errors import InvalidInputError
@@ -12,21 +12,21 @@ ROTATIONS = (0, 90, 180, 270)
 LONGEST_MS = 3_600_000
 
 
-class Transport(Enum):
+class Transport(StrEnum):
     """How RTSP packets travel: TCP loses none, UDP waits for none."""
 
     TCP = auto()
     UDP = auto()
 
 
-class Pace(Enum):
+class Pace(StrEnum):
     """How fast a recording is read: at the speed at which it was taken, or as fast as it is answered."""
 
     REALTIME = auto()
     FAST = auto()
 
 
-class Effort(Enum):
+class Effort(StrEnum):
     """Which pictures are decoded: what the tasks' rates need (AUTO), all, all that others refer to, or key frames."""
 
     AUTO = auto()
