@@ -10,7 +10,7 @@ import grpc
 import grpc.aio
 import pytest
 
-from lensmount.errors import AlreadyExistsError, InvalidInputError, LensmountError, NotFoundError, UnimplementedError
+from lensmount.errors import AlreadyExistsError, InvalidInputError, LensmountError, NotFoundError
 from lensmount.v1 import common_pb2, sources_pb2
 from lensmount.v1.sources_pb2_grpc import SourceServiceStub
 from lensmount_adapters.pictures import decode_picture
@@ -216,6 +216,8 @@ BAD: dict[str, tuple[dict[str, object], type[LensmountError], str]] = {
     "no host": ({"url": "rtsp:///stream"}, InvalidInputError, "url"),
     "a deadline in days": ({"deadline_ms": 90_000_000}, InvalidInputError, "deadline_ms"),
     "a priority above all": ({"priority": 11}, InvalidInputError, "priority"),
+    "no such transport": ({"transport": 9}, InvalidInputError, "transport"),
+    "no such policy": ({"drop_policy": 9}, InvalidInputError, "drop_policy"),
     "no tasks": ({"tasks": []}, InvalidInputError, "tasks"),
     "an unknown task": ({"tasks": refs("weather")}, NotFoundError, "tasks"),
     "an unknown version": ({"tasks": [common_pb2.TaskRef(task="defect", version=9)]}, NotFoundError, "adapter"),
@@ -285,13 +287,6 @@ async def test_what_is_not_there(live: Served) -> None:
         error = await refused(call)
         assert (type(error), error.field, error.value) == (NotFoundError, "name", "nowhere")
         assert error.fix
-
-
-async def test_what_a_later_release_brings_says_so(live: Served) -> None:
-    error = await refused(live.sources.UpdateSource(sources_pb2.UpdateSourceRequest()))
-    assert isinstance(error, UnimplementedError)
-    assert "later release" in error.message
-    assert error.fix
 
 
 async def test_a_server_that_stops_ends_its_watchers(kit: Kit, clip: Path, tmp_path: Path) -> None:
