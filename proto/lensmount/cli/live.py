@@ -9,7 +9,8 @@ from rich.live import Live
 from rich.table import Table
 
 from lensmount.cli.output import console, table
-from lensmount.results import Result, Source
+from lensmount.results import Result
+from lensmount.sources import Source
 
 
 class LiveTable:

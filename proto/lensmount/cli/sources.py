@@ -10,7 +10,8 @@ from rich.table import Table
 from lensmount.cli import options
 from lensmount.cli.output import console, facts, print_json, table
 from lensmount.client import Client
-from lensmount.results import DropPolicy, Source
+from lensmount.results import DropPolicy
+from lensmount.sources import Source
 
 
 @click.group()

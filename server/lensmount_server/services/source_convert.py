@@ -34,17 +34,19 @@ def spec_of(config: sources_pb2.SourceConfig) -> SourceSpec:
     Raises InvalidInputError for tasks that can not be and for choices that are not known; numbers and the
     address are checked where the source is made.
     """
+    pace = _choice("pace", config.pace, PACES, Pace.REALTIME)
+    usual = DropPolicy.EVERY_FRAME if pace is Pace.FAST else DropPolicy.NEWEST
     return SourceSpec(
         name=config.name,
         url=config.url,
         wants=convert.wants(config.tasks),
-        policy=_choice("drop_policy", config.drop_policy, POLICIES, DropPolicy.NEWEST),
+        policy=_choice("drop_policy", config.drop_policy, POLICIES, usual),
         loop=config.loop,
         deadline_ms=config.deadline_ms,
         priority=config.priority,
         queue_size=config.queue_size,
         transport=_choice("transport", config.transport, TRANSPORTS, Transport.TCP),
-        pace=_choice("pace", config.pace, PACES, Pace.REALTIME),
+        pace=pace,
         effort=_choice("decode_effort", config.decode_effort, EFFORTS, Effort.AUTO),
         rotation=config.rotation,
         region=_region(config),

@@ -64,6 +64,13 @@ def test_the_least_that_can_be_said_has_every_default() -> None:
     assert spec_of(config) == SourceSpec("line-1", "clip.mp4", (Want("defect"),))
 
 
+def test_a_file_that_is_read_fast_loses_no_frame_unless_that_is_asked_for() -> None:
+    fast = Config(name="line-1", url="clip.mp4", tasks=DEFECT, pace=sources_pb2.PACE_FAST)
+    assert spec_of(fast).policy is DropPolicy.EVERY_FRAME
+    fast.drop_policy = common_pb2.DROP_POLICY_NEWEST
+    assert spec_of(fast).policy is DropPolicy.NEWEST
+
+
 def test_everything_that_can_be_said_arrives() -> None:
     config = config_of(CAMERA, CAMERA.url)
     assert {field.name for field, _ in config.ListFields()} == set(Config.DESCRIPTOR.fields_by_name)
@@ -102,7 +109,7 @@ def test_only_what_the_mask_names_is_taken() -> None:
 
 
 DEFAULTS: dict[str, SourceSpec] = {
-    "drop_policy": replace(CAMERA, policy=DropPolicy.NEWEST),
+    "drop_policy": CAMERA,  # as it is fast
     "loop": replace(CAMERA, loop=False),
     "deadline_ms": replace(CAMERA, deadline_ms=0),
     "priority": replace(CAMERA, priority=0),
