@@ -6,7 +6,7 @@ Nothing of the picture is covered.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from functools import cache
 from math import ceil
@@ -25,11 +25,10 @@ GREY: Colour = (150, 154, 160)
 AMBER: Colour = (250, 190, 70)
 CYAN: Colour = (90, 200, 220)
 VERSIONS: tuple[Colour, ...] = ((245, 170, 60), (100, 200, 110), (90, 165, 230), (200, 130, 220))
-REASONS = ("superseded", "late", "rate", "decode", "gate", "subscriber", "failed")
 
-# Sizes in units; a unit is a pixel where the picture is 640 wide.
+# Sizes in units; a unit is a pixel where the picture is as wide as the narrowest.
 _HEAD, _CARD_HEIGHT, _CARD_WIDTH, _MARGIN = 24, 68, 190, 10
-_NARROWEST = 480
+_NARROWEST = 640
 
 
 @dataclass(frozen=True)
@@ -52,9 +51,9 @@ class Layout:
     @classmethod
     def of(cls, width: int, height: int, cards: int) -> Layout:
         """For a picture of this size, enlarged where letters would find no room, and so many cards."""
-        scale = max(1, ceil(_NARROWEST / width))
-        width, height = width * scale, height * scale
-        unit = max(width / 640, 0.75)
+        scale = max(1.0, _NARROWEST / width)
+        width, height = round(width * scale), round(height * scale)
+        unit = width / _NARROWEST
         columns = max(1, min(cards, int(width / (_CARD_WIDTH * unit))))
         return cls(width, height, ceil(max(cards, 1) / columns), unit)
 
@@ -108,38 +107,46 @@ def _head(pen: ImageDraw.ImageDraw, results: Sequence[Result], layout: Layout) -
 
 
 def _card(pen: ImageDraw.ImageDraw, card: Card, box: tuple[int, int, int], unit: float) -> None:
+    """Three lines: the task and whether its answer is new; the answer over its bar; other labels, and what was lost."""
     result = card.result
     left, right = box[0] + round(_MARGIN * unit), box[0] + box[2] - round(_MARGIN * unit)
     small, large = _font(round(11 * unit)), _font(round(17 * unit))
     colour = VERSIONS[(result.version - 1) % len(VERSIONS)]
-    faint = GREY if card.stale else WHITE
-    y = box[1] + round(5 * unit)
-    note, note_colour = _note(card)
-    pen.text((right, y), note, note_colour, small, anchor="ra")
-    room = right - left - pen.textlength(note, small) - 6 * unit
-    pen.text((left, y), _cut(pen, f"{result.task} v{result.version}", small, room), colour, small)
-    answer = f"{', '.join(result.labels) or 'nothing'}   {_best(result):.2f}"
-    pen.text((left, y + round(15 * unit)), _cut(pen, answer, large, right - left), faint, large)
-    bar = y + round(38 * unit), y + round(41 * unit)
-    pen.rectangle((left, bar[0], right, bar[1]), TRACK)
-    pen.rectangle((left, bar[0], left + round((right - left) * _best(result)), bar[1]), GREY if card.stale else colour)
-    pen.text((left, y + round(45 * unit)), _cut(pen, _others(result), small, right - left), GREY, small)
+    first, second, bar, third = (box[1] + round(y * unit) for y in (5, 20, 43, 50))
+    _line(pen, f"{result.task} v{result.version}", _freshness(card), (left, right, first), small, (colour, CYAN))
+    _line(pen, _answer(result), "", (left, right, second), large, (GREY if card.stale else WHITE, WHITE))
+    pen.rectangle((left, bar, right, bar + round(3 * unit)), TRACK)
+    filled = left + round((right - left) * _best(result))
+    pen.rectangle((left, bar, filled, bar + round(3 * unit)), GREY if card.stale else colour)
+    lost = "" if card.stale else _lost(result.dropped_before)
+    _line(pen, _others(result), lost, (left, right, third), small, (GREY, AMBER))
 
 
-def _note(card: Card) -> tuple[str, Colour]:
-    """What is special about this answer: repeated, of an earlier frame, or after some that were lost."""
+def _line(
+    pen: ImageDraw.ImageDraw, text: str, note: str, box: tuple[int, int, int], font: Font, colours: Sequence[Colour]
+) -> None:
+    """A text from the left and a note from the right, in two colours; the text gives way."""
+    left, right, top = box
+    pen.text((right, top), note, colours[1], font, anchor="ra")
+    room = right - left - pen.textlength(f"  {note}" if note else "", font)
+    pen.text((left, top), _cut(pen, text, font, room), colours[0], font)
+
+
+def _freshness(card: Card) -> str:
     if card.stale:
-        return f"frame {card.result.frame_index}", GREY
-    lost = _lost(card.result.dropped_before)
-    if card.result.reused:
-        return f"{lost}  REUSED".strip(), CYAN
-    return lost, AMBER
+        return f"frame {card.result.frame_index}"
+    return "REUSED" if card.result.reused else ""
 
 
 def _lost(drops: Drops) -> str:
-    counts = ((reason, getattr(drops, reason)) for reason in REASONS)
+    counts = ((field.name, getattr(drops, field.name)) for field in fields(drops))
     told = ", ".join(f"{count} {reason}" for reason, count in counts if count)
     return f"lost {told}" if told else ""
+
+
+def _answer(result: Result) -> str:
+    scores = {each.label: each.score for each in result.scores}
+    return "   ".join(f"{label} {scores.get(label, 0.0):.2f}" for label in result.labels) or "nothing"
 
 
 def _best(result: Result) -> float:
@@ -148,7 +155,7 @@ def _best(result: Result) -> float:
 
 
 def _others(result: Result) -> str:
-    left = sorted((each for each in result.scores if each.label != result.label), key=lambda each: -each.score)
+    left = sorted((each for each in result.scores if each.label not in result.labels), key=lambda each: -each.score)
     return "   ".join(f"{each.label} {each.score:.2f}" for each in left)
 
 
