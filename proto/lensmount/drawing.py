@@ -107,7 +107,7 @@ def _head(pen: ImageDraw.ImageDraw, results: Sequence[Result], layout: Layout) -
 
 
 def _card(pen: ImageDraw.ImageDraw, card: Card, box: tuple[int, int, int], unit: float) -> None:
-    """Three lines: the task and whether its answer is new; the answer over its bar; other labels, and what was lost."""
+    """Three lines: the task and whether its answer is new; the answer over its bar; other labels, and drops."""
     result = card.result
     left, right = box[0] + round(_MARGIN * unit), box[0] + box[2] - round(_MARGIN * unit)
     small, large = _font(round(11 * unit)), _font(round(17 * unit))
@@ -118,8 +118,8 @@ def _card(pen: ImageDraw.ImageDraw, card: Card, box: tuple[int, int, int], unit:
     pen.rectangle((left, bar, right, bar + round(3 * unit)), TRACK)
     filled = left + round((right - left) * _best(result))
     pen.rectangle((left, bar, filled, bar + round(3 * unit)), GREY if card.stale else colour)
-    lost = "" if card.stale else _lost(result.dropped_before)
-    _line(pen, _others(result), lost, (left, right, third), small, (GREY, AMBER))
+    drops = Drops() if card.stale else result.dropped_before
+    _line(pen, _others(result), _dropped(drops), (left, right, third), small, (GREY, _alarm(drops)))
 
 
 def _line(
@@ -138,10 +138,15 @@ def _freshness(card: Card) -> str:
     return "REUSED" if card.result.reused else ""
 
 
-def _lost(drops: Drops) -> str:
+def _dropped(drops: Drops) -> str:
     counts = ((field.name, getattr(drops, field.name)) for field in fields(drops))
     told = ", ".join(f"{count} {reason}" for reason, count in counts if count)
-    return f"lost {told}" if told else ""
+    return f"dropped {told}" if told else ""
+
+
+def _alarm(drops: Drops) -> Colour:
+    """What a rate or the motion gate leaves out was meant to be; everything else was not."""
+    return AMBER if drops.total > drops.rate + drops.gate else GREY
 
 
 def _answer(result: Result) -> str:

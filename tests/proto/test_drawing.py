@@ -69,16 +69,17 @@ def test_every_label_of_a_decision_has_its_score(monkeypatch: pytest.MonkeyPatch
 
 def test_losses_repeats_and_old_answers_are_marked(monkeypatch: pytest.MonkeyPatch, result: Result) -> None:
     lossy = replace(result, dropped_before=Drops(superseded=3, rate=2))
-    assert "lost 3 superseded, 2 rate" in texts(monkeypatch, [Card(lossy)])
+    assert "dropped 3 superseded, 2 rate" in texts(monkeypatch, [Card(lossy)])
     assert "REUSED" in texts(monkeypatch, [Card(replace(lossy, reused=True))])
     old = texts(monkeypatch, [Card(result), Card(replace(lossy, frame_index=4), stale=True)])
     assert "frame 4" in old
-    assert not any("lost" in told for told in old)
+    assert not any("dropped" in told for told in old)
 
 
 def test_marks_can_be_seen(result: Result) -> None:
     plain, lossy = sheet([Card(result)]), sheet([Card(replace(result, dropped_before=Drops(late=1)))])
     assert (has(plain, AMBER), has(lossy, AMBER)) == (False, True)
+    assert not has(sheet([Card(replace(result, dropped_before=Drops(rate=4)))]), AMBER), "as it was asked for"
     repeated = sheet([Card(replace(result, reused=True))])
     assert (has(plain, CYAN), has(repeated, CYAN)) == (False, True)
 

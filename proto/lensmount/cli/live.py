@@ -47,7 +47,8 @@ class LiveTable:
     def _table(self) -> Table | str:
         if not self._last:
             return ""
-        columns = ("source", "task", "version", "frame", "answer", "score", "fps", "age ms", "lost before", "results")
+        said = ("version", "frame", "answer", "score")
+        columns = ("source", "task", *said, "fps", "age ms", "dropped before", "results")
         return table(*columns, rows=(self._row(key) for key in sorted(self._last)))
 
     def _row(self, key: tuple[str, str]) -> tuple[object, ...]:

@@ -63,14 +63,15 @@ def watch(
     """
     with ExitStack() as stack:
         client = stack.enter_context(Client(server))
-        recorder = stack.enter_context(_recorder(client, save, sources, tasks)) if save else None
+        recorder = _recorder(client, save, sources, tasks) if save else None
+        if recorder:
+            stack.callback(_tell, recorder)
+            stack.enter_context(recorder)
         queue_size = _WAITING if recorder else 0
         items = client.watch(sources, tasks, with_jpeg=recorder is not None, queue_size=queue_size)
         stack.enter_context(items)
         stack.enter_context(_ending(items, seconds))
         _follow(items, recorder, as_json)
-    if recorder:
-        click.echo(f"{recorder.path}: {recorder.frames} frames, {recorder.seconds:.1f} s", err=True)
     if items.lost:
         click.echo(f"{items.lost} results were lost: this reader was too slow.", err=True)
 
@@ -111,8 +112,12 @@ def _recorder(client: Client, path: Path, sources: Sequence[str], tasks: Sequenc
     if source.state in _OVER:
         reason = f": {source.reason}" if source.reason else ""
         fix = "remove it and add it again; with --loop a file starts again at its end"
-        raise InvalidInputError(f"{source.name} is {source.state}{reason}", field="save", value=path, fix=fix)
+        raise InvalidInputError(f"{source.name} has {source.state}{reason}", field="save", value=path, fix=fix)
     return Recorder(path, cards=sum(not tasks or ref.task in tasks for ref in source.tasks))
+
+
+def _tell(recorder: Recorder) -> None:
+    click.echo(f"{recorder.path}: {recorder.frames} frames, {recorder.seconds:.1f} s", err=True)
 
 
 @contextmanager

@@ -104,13 +104,15 @@ def test_what_was_saved_plays_after_ctrl_c(double: WireDouble, frames: Any, tmp_
     double.answers["WatchResults"] = answer
     program = [sys.executable, "-m", "lensmount", "watch", "line-1", "--server", double.address, "--json"]
     with subprocess.Popen(
-        [*program, "--save", str(tmp_path / "a.mp4")], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [*program, "--save", str(tmp_path / "a.mp4")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout
+        assert process.stderr
         for _ in range(18):
             process.stdout.readline()
         time.sleep(0.5)  # it waits for more
         os.kill(process.pid, signal.SIGINT)
+        assert "9 frames, 0.3 s" in process.stderr.read()
         assert process.wait(60) == 130
     assert length(tmp_path / "a.mp4") == 9
 
@@ -152,7 +154,7 @@ def test_a_source_that_is_over_has_nothing_to_save(double: WireDouble, run: Run,
     double.answers["GetSource"] = lambda *_: source(FAILED, "no route to the camera")
     done = run("watch", "line-1", "--save", tmp_path / "a.mp4")
     assert done.exit_code == 2
-    assert "line-1 is failed: no route to the camera" in done.stderr
+    assert "line-1 has failed: no route to the camera" in done.stderr
     double.fail("GetSource", errors.NotFoundError("no such source", field="name", value="line-1"))
     assert run("watch", "line-1", "--save", tmp_path / "a.mp4").exit_code == 3
     assert not double.asked["WatchResults"]
@@ -166,7 +168,7 @@ def test_saving_says_which_extra_is_missing(double: WireDouble, tmp_path: Path) 
     assert "pip install 'lensmount[video]'" in done.stderr
 
 
-def test_the_table_tells_what_was_lost_and_repeated(double: WireDouble, run: Run, result_message: Any) -> None:
+def test_the_table_tells_what_was_dropped_and_repeated(double: WireDouble, run: Run, result_message: Any) -> None:
     def answer(*_: object) -> Iterator[Watched]:
         timings = common_pb2.Timings(total_ms=42.25)
         drops = common_pb2.Drops(superseded=3, rate=2)
@@ -176,7 +178,7 @@ def test_the_table_tells_what_was_lost_and_repeated(double: WireDouble, run: Run
     double.answers["WatchResults"] = answer
     lines = [re.split(r"\s{2,}", line.strip()) for line in run("watch").stdout.splitlines()]
     assert lines == [
-        ["source", "task", "version", "frame", "answer", "score", "fps", "age ms", "lost before", "results"],
+        ["source", "task", "version", "frame", "answer", "score", "fps", "age ms", "dropped before", "results"],
         ["line-1", "defect", "2", "0", "scratch", "0.75", "0.0", "42.2", "3 superseded, 2 rate", "1"],
         ["line-1", "scene", "2", "0", "scratch REUSED", "0.75", "0.0", "0.0", "-", "1"],
     ]

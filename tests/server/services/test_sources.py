@@ -147,6 +147,27 @@ async def test_the_defaults_of_a_source(live: Served, clip: Path) -> None:
     assert list(added.config.tasks) == [common_pb2.TaskRef(task="defect", alias="live")]
 
 
+async def test_what_a_source_was_told_is_told_back(live: Served, clip: Path) -> None:
+    told = Config(
+        transport=sources_pb2.TRANSPORT_UDP,
+        pace=sources_pb2.PACE_FAST,
+        decode_effort=sources_pb2.DECODE_EFFORT_ALL,
+        rotation=180,
+        region=sources_pb2.Region(left=0.25, top=0.5, width=0.5, height=0.5),
+        queue_size=8,
+        gate=sources_pb2.MotionGate(change=0.25, refresh_ms=700),
+        reconnect=sources_pb2.Reconnect(first_ms=100, longest_ms=900),
+    )
+    added = await add(live, clip, **{field.name: value for field, value in told.ListFields()})
+    echoed = Config(**{field.name: getattr(added.config, field.name) for field, _ in told.ListFields()})
+    assert echoed == told
+    usual = (await add(live, clip, "usual")).config
+    assert (usual.region, usual.gate) == (
+        sources_pb2.Region(width=1, height=1),
+        sources_pb2.MotionGate(refresh_ms=5_000),
+    )
+
+
 async def test_sources_are_listed_by_name_and_removed(live: Served, clip: Path) -> None:
     for name in ("b", "a"):
         await add(live, clip, name, loop=True)
