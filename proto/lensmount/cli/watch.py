@@ -71,30 +71,25 @@ def watch(
         items = client.watch(sources, tasks, with_jpeg=recorder is not None, queue_size=queue_size)
         stack.enter_context(items)
         stack.enter_context(_ending(items, seconds))
-        _follow(items, recorder, as_json)
+        show = _print_line if as_json else stack.enter_context(LiveTable()).add
+        for item in items:
+            show(item)
+            if recorder and _record(recorder, item):
+                break
     if items.lost:
         click.echo(f"{items.lost} results were lost: this reader was too slow.", err=True)
 
 
-def _follow(items: Watch, recorder: Recorder | None, as_json: bool) -> None:
-    for item in _printed(items) if as_json else _shown(items):
-        if recorder and isinstance(item, Result):
-            recorder.add(item)
-        elif recorder and isinstance(item, Source) and item.state in _OVER:
-            return
+def _record(recorder: Recorder, item: Result | Source) -> bool:
+    """Takes an item in; whether the last one came."""
+    if isinstance(item, Source):
+        return item.state in _OVER
+    recorder.add(item)
+    return False
 
 
-def _printed(items: Watch) -> Iterator[Result | Source]:
-    for item in items:
-        print_json(item, kind="result" if isinstance(item, Result) else "source")
-        yield item
-
-
-def _shown(items: Watch) -> Iterator[Result | Source]:
-    with LiveTable() as live:
-        for item in items:
-            live.add(item)
-            yield item
+def _print_line(item: Result | Source) -> None:
+    print_json(item, kind="result" if isinstance(item, Result) else "source")
 
 
 def _recorder(client: Client, path: Path, sources: Sequence[str], tasks: Sequence[str]) -> Recorder:
