@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from lensmount.errors import InvalidInputError
 from lensmount.v1 import sources_pb2, sources_pb2_grpc
 from lensmount_server.catalog import Catalog
+from lensmount_server.frames import Frame
 from lensmount_server.hub import MAX_QUEUE, Hub, HubItem
 from lensmount_server.services import convert
 from lensmount_server.services.errors import Context
@@ -74,18 +75,34 @@ class SourceService(sources_pb2_grpc.SourceServiceServicer):
             raise InvalidInputError("too long a queue", field="queue_size", value=size, fix=fix)
         for name in request.sources:
             self._sources.get(name)
+        jpegs = _Jpegs() if request.with_jpeg else None
         with self._hub.subscribe(request.sources, request.tasks, size, with_frames=request.with_jpeg) as subscription:
             async for item in subscription:
-                yield await _response(item, with_jpeg=request.with_jpeg)
+                yield await _response(item, jpegs)
 
     def _changed(self, request: sources_pb2.UpdateSourceRequest) -> SourceSpec:
         spec: SourceSpec = self._sources.spec(request.source.name)  # type: ignore[attr-defined]
         return changed(spec, request.source, request.update_mask.paths)
 
 
-async def _response(item: HubItem, *, with_jpeg: bool) -> sources_pb2.WatchResultsResponse:
+class _Jpegs:
+    """JPEGs of frames for one subscriber; results of several tasks for one frame follow each other and share one."""
+
+    def __init__(self) -> None:
+        self._frame: Frame | None = None
+        self._jpeg = b""
+
+    async def of(self, frame: Frame) -> bytes:
+        """The frame as JPEG."""
+        if frame is not self._frame:
+            self._jpeg = await asyncio.to_thread(encode_jpeg, frame.picture)
+            self._frame = frame
+        return self._jpeg
+
+
+async def _response(item: HubItem, jpegs: _Jpegs | None) -> sources_pb2.WatchResultsResponse:
     if isinstance(item.message, SourceStatus):
         return sources_pb2.WatchResultsResponse(source=source(item.message), lost=item.lost)
-    frame = item.message.frame if with_jpeg else None
-    jpeg = await asyncio.to_thread(encode_jpeg, frame.picture) if frame else b""
+    frame = item.message.frame
+    jpeg = await jpegs.of(frame) if jpegs and frame else b""
     return sources_pb2.WatchResultsResponse(result=convert.stream_result(item.message, jpeg), lost=item.lost)

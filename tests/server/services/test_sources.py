@@ -128,6 +128,23 @@ async def test_results_and_states_are_watched(live: Served, clip: Path) -> None:
     assert times == sorted(set(times))
 
 
+async def test_a_frame_is_compressed_once_for_all_its_tasks(
+    live: Served, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compressed: list[bytes] = []
+
+    def compress(_: object) -> bytes:
+        compressed.append(f"picture {len(compressed)}".encode())
+        return compressed[-1]
+
+    monkeypatch.setattr(service, "encode_jpeg", compress)
+    watching = Watching(live, with_jpeg=True)
+    await add(live, clip, tasks=refs("defect", "surface"))
+    results = await watching.results(40)
+    assert len({result.frame_index for result in results}) == len(compressed) == 20
+    assert len({(result.frame_index, result.jpeg) for result in results}) == 20
+
+
 async def test_a_promotion_reaches_a_running_source(live: Served, kit: Kit, clip: Path) -> None:
     await live.client.register(kit.defect[1].folder)
     watching = Watching(live)
