@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from lensmount import convert
-from lensmount.results import Drops, Result, Source, StreamStarted, StreamSummary
+from lensmount import convert, source_convert
+from lensmount.results import Drops, Result, StreamStarted, StreamSummary
+from lensmount.sources import Source
 from lensmount.v1 import inference_pb2, sources_pb2
 
 
@@ -59,5 +60,5 @@ class WatchAccount:
             case "result":
                 return convert.result(message.result)
             case "source":
-                return convert.source(message.source)
+                return source_convert.source(message.source)
         return None

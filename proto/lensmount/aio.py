@@ -7,12 +7,12 @@ import os
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self, TypeVar, Unpack
 
 import grpc
 import grpc.aio
 
-from lensmount import calls, convert, results
+from lensmount import calls, convert, results, source_calls
 from lensmount.aio_calls import Ending, answer, in_thread, send
 from lensmount.aio_streams import AsyncStream, AsyncWatch, StreamCall
 from lensmount.archive import Progress, open_archive, upload_messages
@@ -21,6 +21,7 @@ from lensmount.channel import CHANNEL_OPTIONS, DEFAULT_ADDRESS
 from lensmount.errors import DeadlineError
 from lensmount.feed import Item, Packer, items, stream_config
 from lensmount.pictures import Picture
+from lensmount.sources import Source, SourceChanges, SourceOptions
 from lensmount.tasks import TaskRef, Tasks
 from lensmount.v1.adapters_pb2_grpc import AdapterServiceStub
 from lensmount.v1.inference_pb2_grpc import InferenceServiceStub
@@ -134,34 +135,33 @@ class AsyncClient:
         """Point an alias back at the version before."""
         return await self._unary(calls.rollback(task, alias))
 
-    async def add_source(  # the fields of a source
-        self,
-        name: str,
-        url: str,
-        tasks: Tasks,
-        *,
-        loop: bool = False,
-        drop_policy: str = "newest",
-        deadline_ms: int = 0,
-        priority: int = 0,
-    ) -> results.Source:
-        """Have the server pull a video: rtsp://…, rtsps://… or the path of a file on the server."""
-        call = calls.add_source(
-            name, url, tasks, loop=loop, drop_policy=drop_policy, deadline_ms=deadline_ms, priority=priority
-        )
-        return await self._unary(call)
+    async def add_source(self, name: str, url: str, tasks: Tasks, **options: Unpack[SourceOptions]) -> Source:
+        """Have the server pull a video; `lensmount.Client.add_source` tells of addresses and options."""
+        return await self._unary(source_calls.add_source(name, url, tasks, options))
+
+    async def update_source(self, name: str, **changes: Unpack[SourceChanges]) -> Source:
+        """Change a source while it runs: `url`, `tasks` or any option; what is not given stays as it is."""
+        return await self._unary(source_calls.update_source(name, changes))
+
+    async def pause_source(self, name: str) -> Source:
+        """Stop pulling a source, and keep it with its account."""
+        return await self._unary(source_calls.pause_source(name))
+
+    async def resume_source(self, name: str) -> Source:
+        """Pull a paused source again."""
+        return await self._unary(source_calls.resume_source(name))
 
     async def remove_source(self, name: str) -> None:
         """Stop pulling a source and forget it."""
-        await self._unary(calls.remove_source(name))
+        await self._unary(source_calls.remove_source(name))
 
-    async def sources(self) -> list[results.Source]:
+    async def sources(self) -> list[Source]:
         """All sources with their states."""
-        return await self._unary(calls.sources())
+        return await self._unary(source_calls.sources())
 
-    async def source(self, name: str) -> results.Source:
+    async def source(self, name: str) -> Source:
         """One source with its state."""
-        return await self._unary(calls.source(name))
+        return await self._unary(source_calls.source(name))
 
     def watch(
         self,

@@ -16,7 +16,8 @@ from lensmount.accounts import StreamAccount, WatchAccount
 from lensmount.aio_calls import Ending, IncomingCall, being_cancelled, send
 from lensmount.errors import LensmountError
 from lensmount.feed import Item, Pacer, Packer
-from lensmount.results import Result, Source
+from lensmount.results import Result
+from lensmount.sources import Source
 from lensmount.v1 import inference_pb2, sources_pb2
 
 MessageT = TypeVar("MessageT")

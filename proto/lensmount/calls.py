@@ -16,7 +16,7 @@ from lensmount import convert, results
 from lensmount.errors import InvalidInputError, UnavailableError
 from lensmount.pictures import Picture, infer_request
 from lensmount.tasks import TaskRef, Tasks, task_ref, task_refs
-from lensmount.terms import deadline_number, priority_number, rate_number
+from lensmount.terms import rate_number
 from lensmount.v1 import adapters_pb2, common_pb2, inference_pb2, sources_pb2
 
 MessageT = TypeVar("MessageT", bound=Message)
@@ -24,7 +24,6 @@ AnswerT = TypeVar("AnswerT")
 
 _INFERENCE = "/lensmount.v1.InferenceService/"
 _ADAPTERS = "/lensmount.v1.AdapterService/"
-_SOURCES = "/lensmount.v1.SourceService/"
 
 _POLICIES = {
     results.DropPolicy.EVERY_FRAME: common_pb2.DROP_POLICY_EVERY_FRAME,
@@ -92,41 +91,6 @@ def rollback(task: str, alias: str) -> Unary[results.AliasChange]:
     """`Rollback`."""
     request = adapters_pb2.RollbackRequest(task=task, alias=alias)
     return Unary(_ADAPTERS + "Rollback", request, parser(adapters_pb2.SetAliasResponse, convert.alias_change))
-
-
-def add_source(  # the fields of a source
-    name: str, url: str, tasks: Tasks, *, loop: bool, drop_policy: str, deadline_ms: int, priority: int
-) -> Unary[results.Source]:
-    """`AddSource`."""
-    config = sources_pb2.SourceConfig(
-        name=name,
-        url=url,
-        tasks=wire_task_refs(tasks),
-        loop=loop,
-        drop_policy=wire_policy(drop_policy),
-        deadline_ms=deadline_number(deadline_ms),
-        priority=priority_number(priority),
-    )
-    request = sources_pb2.AddSourceRequest(source=config)
-    return Unary(_SOURCES + "AddSource", request, parser(sources_pb2.Source, convert.source))
-
-
-def remove_source(name: str) -> Unary[None]:
-    """`RemoveSource`."""
-    request = sources_pb2.RemoveSourceRequest(name=name)
-    return Unary(_SOURCES + "RemoveSource", request, parser(sources_pb2.RemoveSourceResponse, lambda _: None))
-
-
-def sources() -> Unary[list[results.Source]]:
-    """`ListSources`."""
-    read = parser(sources_pb2.ListSourcesResponse, convert.source_list)
-    return Unary(_SOURCES + "ListSources", sources_pb2.ListSourcesRequest(), read)
-
-
-def source(name: str) -> Unary[results.Source]:
-    """`GetSource`."""
-    request = sources_pb2.GetSourceRequest(name=name)
-    return Unary(_SOURCES + "GetSource", request, parser(sources_pb2.Source, convert.source))
 
 
 def watch_request(

@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self, TypeVar, Unpack
 
 import grpc
 
-from lensmount import calls, convert, results
+from lensmount import calls, convert, results, source_calls
 from lensmount.archive import Progress, open_archive, upload_messages
 from lensmount.calls import Unary
 from lensmount.channel import CHANNEL_OPTIONS, DEFAULT_ADDRESS
 from lensmount.errors import DeadlineError
 from lensmount.feed import Item, Packer, items, stream_config
 from lensmount.pictures import Picture
+from lensmount.sources import Source, SourceChanges, SourceOptions
 from lensmount.status import from_rpc_error
 from lensmount.streams import Guarded, Stream, Watch
 from lensmount.tasks import TaskRef, Tasks
@@ -149,37 +150,53 @@ class Client:
         """Point an alias back at the version before."""
         return self._unary(calls.rollback(task, alias))
 
-    def add_source(  # the fields of a source
-        self,
-        name: str,
-        url: str,
-        tasks: Tasks,
-        *,
-        loop: bool = False,
-        drop_policy: str = "newest",
-        deadline_ms: int = 0,
-        priority: int = 0,
-    ) -> results.Source:
-        """Have the server pull a video: rtsp://…, rtsps://… or the path of a file on the server.
+    def add_source(self, name: str, url: str, tasks: Tasks, **options: Unpack[SourceOptions]) -> Source:
+        """Have the server pull a video: rtsp://…, http://…, rtmp://…, srt://… or the path of a file on the server.
 
-        `deadline_ms` and `priority` are those of `stream`.
+        `folder:PATH` is a folder of pictures there, `usb:0` a camera. Options, each with its default:
+
+        - `loop` (False): a file starts again at its end.
+        - `drop_policy` ("newest"; "every_frame" where pace="fast"), `queue_size` (0: 4): with "every_frame" so many
+          frames may wait, and the video is read no faster than it is answered.
+        - `deadline_ms` (0: none), `priority` (0): as those of `stream`.
+        - `transport` ("tcp"): of RTSP; "udp" waits for no lost packet.
+        - `pace` ("realtime"): "fast" reads a file as fast as it is answered.
+        - `decode_effort` ("auto": what the tasks' rates need): "all", "reference" or "key" pictures only.
+        - `rotation` (0): 90, 180 or 270 degrees, clockwise.
+        - `region` (None: all): what tasks look at, (left, top, width, height) in shares of the turned picture.
+        - `gate` (0: none): the last answer is repeated, as `reused`, while no more than this share of the picture
+          changes, for no longer than `gate_refresh_ms` (5000). 0.01 is a good start.
+        - `reconnect_first_ms` (250), `reconnect_longest_ms` (2000): the wait before a lost camera is tried again.
+        - `paused` (False): keep it, and do not pull it before `resume_source`.
         """
-        call = calls.add_source(
-            name, url, tasks, loop=loop, drop_policy=drop_policy, deadline_ms=deadline_ms, priority=priority
-        )
-        return self._unary(call)
+        return self._unary(source_calls.add_source(name, url, tasks, options))
+
+    def update_source(self, name: str, **changes: Unpack[SourceChanges]) -> Source:
+        """Change a source while it runs: `url`, `tasks` or any option of `add_source`.
+
+        What is not given stays as it is: `client.update_source("line-1", tasks=["defect", "scene/1fps"])`.
+        """
+        return self._unary(source_calls.update_source(name, changes))
+
+    def pause_source(self, name: str) -> Source:
+        """Stop pulling a source, and keep it with its account."""
+        return self._unary(source_calls.pause_source(name))
+
+    def resume_source(self, name: str) -> Source:
+        """Pull a paused source again."""
+        return self._unary(source_calls.resume_source(name))
 
     def remove_source(self, name: str) -> None:
         """Stop pulling a source and forget it."""
-        self._unary(calls.remove_source(name))
+        self._unary(source_calls.remove_source(name))
 
-    def sources(self) -> list[results.Source]:
+    def sources(self) -> list[Source]:
         """All sources with their states."""
-        return self._unary(calls.sources())
+        return self._unary(source_calls.sources())
 
-    def source(self, name: str) -> results.Source:
+    def source(self, name: str) -> Source:
         """One source with its state."""
-        return self._unary(calls.source(name))
+        return self._unary(source_calls.source(name))
 
     def watch(
         self,

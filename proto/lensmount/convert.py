@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 from lensmount import results
-from lensmount.tasks import TaskRef
-from lensmount.v1 import adapters_pb2, common_pb2, inference_pb2, sources_pb2
-
-_STATES = {
-    number: results.SourceState(name.removeprefix("SOURCE_STATE_").lower())
-    for name, number in sources_pb2.SourceState.items()
-}
+from lensmount.v1 import adapters_pb2, common_pb2, inference_pb2
 
 _RESIDENCIES = {
     number: results.Residency(name.removeprefix("RESIDENCY_").lower())
@@ -110,33 +104,6 @@ def alias_change(message: adapters_pb2.SetAliasResponse) -> results.AliasChange:
     )
 
 
-def source(message: sources_pb2.Source) -> results.Source:
-    """A source with its state."""
-    config = message.config
-    return results.Source(
-        name=config.name,
-        url=config.url,
-        tasks=tuple(_task_ref(each) for each in config.tasks),
-        drop_policy=_source_policy(config.drop_policy),
-        loop=config.loop,
-        state=_STATES.get(message.state, results.SourceState.UNSPECIFIED),
-        reason=message.reason,
-        decoded=message.decoded,
-        answered=message.answered,
-        dropped=drops(message.dropped),
-        fps=message.fps,
-        width=message.width,
-        height=message.height,
-        deadline_ms=config.deadline_ms,
-        priority=config.priority,
-    )
-
-
-def source_list(message: sources_pb2.ListSourcesResponse) -> list[results.Source]:
-    """All sources."""
-    return [source(each) for each in message.sources]
-
-
 def server_info(message: inference_pb2.ServerInfo) -> results.ServerInfo:
     """What a server runs on."""
     backbone, engine = message.backbone, message.engine
@@ -194,12 +161,3 @@ def residency_state(message: inference_pb2.ResidencyState) -> results.ResidencyS
 
 def _timings(message: common_pb2.Timings) -> results.Timings:
     return results.Timings(message.decode_ms, message.queue_ms, message.inference_ms, message.total_ms)
-
-
-def _task_ref(message: common_pb2.TaskRef) -> TaskRef:
-    return TaskRef(message.task, message.alias or "live", message.version, message.max_fps)
-
-
-def _source_policy(number: common_pb2.DropPolicy.ValueType) -> results.DropPolicy:
-    every = number == common_pb2.DROP_POLICY_EVERY_FRAME
-    return results.DropPolicy.EVERY_FRAME if every else results.DropPolicy.NEWEST

@@ -10,27 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
 
-from lensmount.tasks import TaskRef
-
 
 class DropPolicy(StrEnum):
     """What happens to frames that come faster than they are answered."""
 
     EVERY_FRAME = "every_frame"
     NEWEST = "newest"
-
-
-class SourceState(StrEnum):
-    """Where a source stands; UNSPECIFIED when the server tells a state that this client does not know."""
-
-    UNSPECIFIED = "unspecified"
-    CONNECTING = "connecting"
-    LIVE = "live"
-    STALLED = "stalled"
-    RECONNECTING = "reconnecting"
-    PAUSED = "paused"
-    FAILED = "failed"
-    ENDED = "ended"
 
 
 class Residency(StrEnum):
@@ -103,7 +88,8 @@ class Result:
     `scores` holds every label in the task's own order; `labels` is the decision: the best
     label, or for a multi-label task every label at or above its threshold. `dropped_before`
     counts the frames lost since the previous result of this task, those included that only
-    other tasks answered; `jpeg` is the frame where it was asked for, else empty.
+    other tasks answered. `reused`: the motion gate repeated the last answer; the account counts such a frame under
+    `gate`. `jpeg` is the frame where it was asked for, else empty.
     """
 
     source: str
@@ -209,30 +195,6 @@ class AliasChange:
     version: int
     previous_version: int
     switch_ms: float
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A video that the server pulls; `reason` says why it failed and what to do. `fps` is recent frames a second.
-
-    `deadline_ms` is 0 where frames have all the time.
-    """
-
-    name: str
-    url: str
-    tasks: tuple[TaskRef, ...]
-    drop_policy: DropPolicy
-    loop: bool
-    state: SourceState
-    reason: str
-    decoded: int
-    answered: int
-    dropped: Drops
-    fps: float
-    width: int
-    height: int
-    deadline_ms: int = 0
-    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)

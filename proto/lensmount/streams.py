@@ -14,7 +14,8 @@ import grpc
 
 from lensmount.accounts import StreamAccount, WatchAccount
 from lensmount.feed import Item, Pacer, Packer
-from lensmount.results import Result, Source
+from lensmount.results import Result
+from lensmount.sources import Source
 from lensmount.status import from_rpc_error
 from lensmount.v1 import inference_pb2, sources_pb2
 

@@ -130,7 +130,7 @@ def test_add_source(double: WireDouble, client: Client) -> None:
     assert config.drop_policy == common_pb2.DROP_POLICY_EVERY_FRAME
     client.add_source("line-2", "rtsp://camera", tasks=["defect"])
     config = double.asked["AddSource"][1].source
-    assert (config.loop, config.drop_policy) == (False, common_pb2.DROP_POLICY_NEWEST)
+    assert (config.loop, config.drop_policy) == (False, common_pb2.DROP_POLICY_UNSPECIFIED)
 
 
 def test_the_terms_of_a_source(double: WireDouble, client: Client) -> None:

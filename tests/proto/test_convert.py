@@ -8,7 +8,8 @@ import pytest
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-from lensmount import convert, results
+from lensmount import convert, results, source_convert
+from lensmount.sources import DecodeEffort, Pace, Region, SourceChanges, SourceState, Transport
 from lensmount.tasks import TaskRef
 from lensmount.v1 import adapters_pb2, common_pb2, inference_pb2, sources_pb2
 
@@ -24,8 +25,8 @@ MIRRORS = [
     (adapters_pb2.SetAliasResponse, convert.alias_change, {}),
     (
         sources_pb2.Source,
-        convert.source,
-        {"config": {"name", "url", "tasks", "drop_policy", "loop", "deadline_ms", "priority"}},
+        source_convert.source,
+        {"config": {*SourceChanges.__optional_keys__, "name"}},
     ),
     (inference_pb2.EngineCandidate, convert.engine_candidate, {}),
     (inference_pb2.EngineInfo, convert.engine_info, {}),
@@ -110,22 +111,32 @@ def test_drops_add_up() -> None:
 
 @pytest.mark.parametrize("number", sources_pb2.SourceState.values())
 def test_every_state_has_a_name(number: sources_pb2.SourceState.ValueType) -> None:
-    state = convert.source(sources_pb2.Source(state=number)).state
+    state = source_convert.source(sources_pb2.Source(state=number)).state
     assert f"SOURCE_STATE_{state.upper()}" == sources_pb2.SourceState.Name(number)
 
 
 def test_the_state_of_a_later_release_is_unspecified() -> None:
     message = sources_pb2.Source.FromString(b"\x10\x63")  # state = 99
-    assert convert.source(message).state is results.SourceState.UNSPECIFIED
+    assert source_convert.source(message).state is SourceState.UNSPECIFIED
 
 
 def test_what_the_wire_leaves_out_has_its_default() -> None:
     config = sources_pb2.SourceConfig(
         tasks=[common_pb2.TaskRef(task="defect"), common_pb2.TaskRef(task="a", version=2)]
     )
-    source = convert.source(sources_pb2.Source(config=config))
+    source = source_convert.source(sources_pb2.Source(config=config))
     assert source.tasks == (TaskRef("defect"), TaskRef("a", version=2))
     assert source.drop_policy is results.DropPolicy.NEWEST
+    assert (source.transport, source.pace, source.decode_effort) == (Transport.TCP, Pace.REALTIME, DecodeEffort.AUTO)
+    assert (source.region, source.gate, source.paused) == (Region(0, 0, 1, 1), 0, False)
+
+
+def test_choices_are_read_by_name() -> None:
+    config = sources_pb2.SourceConfig(
+        transport=sources_pb2.TRANSPORT_UDP, pace=sources_pb2.PACE_FAST, decode_effort=sources_pb2.DECODE_EFFORT_KEY
+    )
+    source = source_convert.source(sources_pb2.Source(config=config))
+    assert (source.transport, source.pace, source.decode_effort) == ("udp", "fast", "key")
 
 
 def test_trunk_passes_a_frame() -> None:

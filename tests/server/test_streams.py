@@ -131,7 +131,7 @@ def test_the_check_notices_an_account_that_forgets() -> None:
 
 
 async def test_results_come_in_frame_order_though_answers_do_not() -> None:
-    class Backwards:
+    class Backwards(Echo):
         async def answer(self, frame: Frame, wants: Sequence[Want], terms: Terms) -> list[Answer]:
             del terms
             await asyncio.sleep(0.02 * (4 - frame.index % 4))
@@ -201,7 +201,7 @@ async def test_which_errors_end_a_stream(error: LensmountError, tolerant: bool, 
 
 
 async def test_a_defect_in_the_answerer_is_not_swallowed() -> None:
-    class Broken:
+    class Broken(Echo):
         async def answer(self, frame: Frame, wants: Sequence[Want], terms: Terms) -> list[Answer]:
             raise ZeroDivisionError(frame, wants, terms)
 
@@ -212,7 +212,7 @@ async def test_a_defect_in_the_answerer_is_not_swallowed() -> None:
 
 
 async def test_an_answerer_that_is_stopping_cancels() -> None:
-    class Stopping:
+    class Stopping(Echo):
         async def answer(self, frame: Frame, wants: Sequence[Want], terms: Terms) -> list[Answer]:
             raise asyncio.CancelledError(frame, wants, terms)
 
@@ -319,7 +319,7 @@ async def test_skipped_frames_take_no_place_in_flight() -> None:
     assert stream.account.state().decoded == 5
 
 
-class Tight:
+class Tight(Echo):
     """Has time for one task a frame."""
 
     def __init__(self) -> None:

@@ -57,6 +57,15 @@ priority = click.option(
     "--priority", type=int, default=0, show_default=True, help="-10 to 10: who goes first when there is not enough."
 )
 
+new_tasks = click.option(
+    "--task",
+    "-t",
+    "tasks",
+    metavar="TASK",
+    multiple=True,
+    help="The tasks from now on, all of them, each as with `add`; repeatable.",
+)
+
 some_tasks = click.option("--task", "-t", "tasks", metavar="TASK", multiple=True, help="Only this task; repeatable.")
 
 

@@ -12,8 +12,9 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from lensmount.results import Result
+from lensmount.results import Drops, Result
 from lensmount.tasks import TaskRef
 
 _FILE_WIDTH = 200
@@ -51,7 +52,7 @@ def table(*columns: str, rows: Iterable[Iterable[object]] = ()) -> Table:
     """A table; numbers are for the caller to format."""
     made = Table(*columns, box=None, header_style="bold", pad_edge=False)
     for row in rows:
-        made.add_row(*(str(cell) for cell in row))
+        made.add_row(*map(_cell, row))
     return made
 
 
@@ -59,8 +60,18 @@ def facts(pairs: Mapping[str, object]) -> Table:
     """Two columns: what, and its value."""
     made = Table(box=None, show_header=False, pad_edge=False)
     for name, value in pairs.items():
-        made.add_row(name, str(value))
+        made.add_row(name, _cell(value))
     return made
+
+
+def lost(drops: Drops) -> str:
+    """Lost frames by reason, as "12 superseded, 3 late"; "-" when there are none."""
+    counts = ((field.name, getattr(drops, field.name)) for field in fields(drops))
+    return ", ".join(f"{count:,} {reason}" for reason, count in counts if count) or "-"
+
+
+def _cell(value: object) -> str | Text:
+    return value if isinstance(value, Text) else str(value)
 
 
 def _result(result: Result) -> dict[str, Any]:

@@ -2,67 +2,105 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable
+from typing import Any
 
 import click
-from rich.table import Table
 
 from lensmount.cli import options
-from lensmount.cli.output import console, facts, print_json, table
+from lensmount.cli.output import console, facts, print_json
+from lensmount.cli.source_options import given, source_options
+from lensmount.cli.source_view import source_facts, source_table
 from lensmount.client import Client
-from lensmount.results import DropPolicy, Source
+from lensmount.sources import Source
 
 
 @click.group()
 def sources() -> None:
-    """Add, list, show and remove videos that the server pulls."""
+    """Add, change, list and remove videos that the server pulls."""
 
 
 @sources.command(
     epilog=options.examples(
-        "lensmount sources add line-1 rtsp://camera/stream --task defect --task scene/1fps --deadline-ms 200",
-        "lensmount sources add test /data/clip.mp4 --task defect --loop",
+        "lensmount sources add line-1 rtsp://camera/stream -t defect -t scene/1fps --deadline-ms 200",
+        "lensmount sources add gate-3 rtsp://10.0.0.7/1 -t person --rotate 90 --region 0,0.5,1,0.5 --gate 0.01",
+        "lensmount sources add test /data/clip.mp4 -t defect --loop",
+        "lensmount sources add archive /data/day.mp4 -t defect --pace fast",
+        "lensmount sources add desk usb:0 -t person --paused",
     )
 )
 @click.argument("name")
 @click.argument("url")
 @options.stream_tasks
-@click.option("--loop", is_flag=True, help="Start a file again at its end.")
-@options.drop_policy(DropPolicy.NEWEST)
-@options.deadline
-@options.priority
+@source_options
+@click.option("--paused", is_flag=True, default=None, help="Do not pull it yet; `lensmount sources resume` does.")
 @options.server
 @options.as_json
-def add(  # one parameter an option
-    name: str,
-    url: str,
-    tasks: tuple[str, ...],
-    loop: bool,
-    drop_policy: str,
-    deadline_ms: int,
-    priority: int,
-    server: str,
-    as_json: bool,
-) -> None:
-    """Have the server pull a camera, or a video file on its own disk."""
+def add(name: str, url: str, tasks: tuple[str, ...], server: str, as_json: bool, **told: Any) -> None:
+    """Have the server pull a camera, or a recording on its own disk.
+
+    URL is rtsp://…, rtsps://…, http://…, https://…, rtmp://… or srt://…; or on the server's machine the path of
+    a video file, folder:PATH of pictures, or usb:0 for a camera.
+    """
     with Client(server) as client:
-        source = client.add_source(
-            name, url, tasks, loop=loop, drop_policy=drop_policy, deadline_ms=deadline_ms, priority=priority
-        )
-    _show(source, as_json)
+        _show(client.add_source(name, url, tasks, **given(told)), as_json)
 
 
-@sources.command("list", epilog=options.examples("lensmount sources list"))
+@sources.command(
+    epilog=options.examples(
+        "lensmount sources update line-1 -t defect -t scene/5fps",
+        "lensmount sources update line-1 --deadline-ms 100 --gate 0.02",
+        "lensmount sources update line-1 --region all --rotate 0",
+        "lensmount sources update line-1 --url rtsp://camera/other-stream",
+    )
+)
+@click.argument("name")
+@click.option("--url", help="Pull this address from now on.")
+@options.new_tasks
+@source_options
+@options.server
+@options.as_json
+def update(name: str, tasks: tuple[str, ...], server: str, as_json: bool, **told: Any) -> None:
+    """Change a source while it runs; what is not given stays as it is."""
+    changes = {"tasks": tasks, **given(told)} if tasks else given(told)
+    with Client(server) as client:
+        _show(client.update_source(name, **changes), as_json)
+
+
+@sources.command(epilog=options.examples("lensmount sources pause line-1"))
+@click.argument("name")
+@options.server
+@options.as_json
+def pause(name: str, server: str, as_json: bool) -> None:
+    """Stop pulling a source, and keep it with its account."""
+    _change(lambda client: client.pause_source(name), server, as_json)
+
+
+@sources.command(epilog=options.examples("lensmount sources resume line-1"))
+@click.argument("name")
+@options.server
+@options.as_json
+def resume(name: str, server: str, as_json: bool) -> None:
+    """Pull a paused source again."""
+    _change(lambda client: client.resume_source(name), server, as_json)
+
+
+@sources.command("list", epilog=options.examples("lensmount sources list", "lensmount sources list --json"))
 @options.server
 @options.as_json
 def list_(server: str, as_json: bool) -> None:
-    """List all sources."""
+    """List all sources, and what is wrong with those that do not run."""
     with Client(server) as client:
         found = client.sources()
     if as_json:
         print_json(found)
+    elif found:
+        console().print(source_table(found))
+        for source in found:
+            if source.reason:
+                console().print(f"{source.name}: {source.reason}", soft_wrap=True)
     else:
-        console().print(_table(found))
+        click.echo("No source yet. Next: lensmount sources add NAME rtsp://camera/stream --task TASK")
 
 
 @sources.command(epilog=options.examples("lensmount sources show line-1"))
@@ -70,7 +108,7 @@ def list_(server: str, as_json: bool) -> None:
 @options.server
 @options.as_json
 def show(name: str, server: str, as_json: bool) -> None:
-    """Show one source with its state and account."""
+    """Show all of one source: what it was told, its state and its account."""
     with Client(server) as client:
         _show(client.source(name), as_json)
 
@@ -89,36 +127,17 @@ def remove(name: str, server: str, as_json: bool) -> None:
         click.echo(f"{name} removed")
 
 
+def _change(call: Callable[[Client], Source], server: str, as_json: bool) -> None:
+    with Client(server) as client:
+        source = call(client)
+    if as_json:
+        print_json(source)
+    else:
+        click.echo(f"{source.name}: {source.state}")
+
+
 def _show(source: Source, as_json: bool) -> None:
     if as_json:
         print_json(source)
     else:
-        console().print(facts(_facts(source)))
-
-
-def _table(found: Iterable[Source]) -> Table:
-    columns = ("name", "state", "tasks", "fps", "answered", "dropped", "url")
-    return table(*columns, rows=(_row(source) for source in found))
-
-
-def _row(source: Source) -> tuple[object, ...]:
-    tasks = ", ".join(map(str, source.tasks))
-    counts = (source.answered, source.dropped.total)
-    return source.name, source.state, tasks, f"{source.fps:.1f}", *counts, source.url
-
-
-def _facts(source: Source) -> dict[str, object]:
-    return {
-        "name": source.name,
-        "url": source.url,
-        "state": f"{source.state}: {source.reason}" if source.reason else source.state,
-        "tasks": ", ".join(map(str, source.tasks)),
-        "drop policy": f"{source.drop_policy}{', looped' if source.loop else ''}",
-        "terms": f"{_deadline(source.deadline_ms)}, priority {source.priority}",
-        "picture": f"{source.width} x {source.height}, {source.fps:.1f} frames a second",
-        "frames": f"{source.decoded} decoded, {source.answered} answered, {source.dropped.total} dropped",
-    }
-
-
-def _deadline(deadline_ms: int) -> str:
-    return f"within {deadline_ms} ms" if deadline_ms else "no deadline"
+        console().print(facts(source_facts(source)))

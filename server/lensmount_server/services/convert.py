@@ -90,6 +90,7 @@ def stream_result(given: StreamResult, jpeg: bytes = b"") -> common_pb2.Result:
     result.capture_time_ns = given.capture_time_ns
     result.timings.CopyFrom(common_pb2.Timings(**asdict(given.timings)))
     result.dropped_before.CopyFrom(drops(given.dropped_before))
+    result.reused = given.reused
     result.jpeg = jpeg
     return result
 

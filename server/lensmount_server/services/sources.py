@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 
-from lensmount.errors import InvalidInputError, UnimplementedError
-from lensmount.v1 import common_pb2, sources_pb2, sources_pb2_grpc
+from lensmount.errors import InvalidInputError
+from lensmount.v1 import sources_pb2, sources_pb2_grpc
 from lensmount_server.catalog import Catalog
-from lensmount_server.frames import Want
 from lensmount_server.hub import MAX_QUEUE, Hub, HubItem
 from lensmount_server.services import convert
 from lensmount_server.services.errors import Context
+from lensmount_server.services.source_convert import changed, source, spec_of
 from lensmount_server.sources.manager import SourceManager
-from lensmount_server.sources.model import SourceSpec, SourceState, SourceStatus
-from lensmount_server.streams import DropPolicy
+from lensmount_server.sources.model import SourceSpec, SourceStatus
 
-STATES = {state: sources_pb2.SourceState.Value(f"SOURCE_STATE_{state.name}") for state in SourceState}
-POLICY_NUMBERS = {policy: number for number, policy in convert.POLICIES.items()}
 DEFAULT_QUEUE = 256
 
 
@@ -31,22 +27,32 @@ class SourceService(sources_pb2_grpc.SourceServiceServicer):
 
     async def AddSource(self, request: sources_pb2.AddSourceRequest, context: Context) -> sources_pb2.Source:
         """Start to pull a video; its tasks must be live."""
-        config = request.source
-        policy = convert.POLICIES.get(config.drop_policy, DropPolicy.NEWEST)
-        wants = convert.wants(config.tasks)
-        await self._catalog.ensure(wants)
-        spec = SourceSpec(config.name, config.url, wants, policy, config.loop, config.deadline_ms, config.priority)
-        return _source(await self._sources.add(spec))
+        spec = spec_of(request.source)
+        await self._catalog.ensure(spec.wants)
+        return source(await self._sources.add(spec))
 
     async def UpdateSource(self, request: sources_pb2.UpdateSourceRequest, context: Context) -> sources_pb2.Source:
-        """Not in this release."""
-        fix = "remove the source and add it again"
-        raise UnimplementedError("UpdateSource comes with a later release", fix=fix)
+        """Change some fields while it runs; tasks that it gets must be live."""
+
+        def change(spec: SourceSpec) -> SourceSpec:
+            return changed(spec, request.source, request.update_mask.paths)
+
+        name = request.source.name
+        await self._catalog.ensure(change(self._sources.spec(name)).wants)
+        return source(await self._sources.update(name, change))
+
+    async def PauseSource(self, request: sources_pb2.PauseSourceRequest, context: Context) -> sources_pb2.Source:
+        """Stop pulling a source and keep it."""
+        return source(await self._sources.pause(request.name))
+
+    async def ResumeSource(self, request: sources_pb2.ResumeSourceRequest, context: Context) -> sources_pb2.Source:
+        """Pull it again."""
+        return source(await self._sources.resume(request.name))
 
     async def RemoveSource(
         self, request: sources_pb2.RemoveSourceRequest, context: Context
     ) -> sources_pb2.RemoveSourceResponse:
-        """Stop a source; its thread is gone when this returns."""
+        """Stop a source; nothing of it runs any more when this returns."""
         await self._sources.remove(request.name)
         return sources_pb2.RemoveSourceResponse()
 
@@ -54,11 +60,11 @@ class SourceService(sources_pb2_grpc.SourceServiceServicer):
         self, request: sources_pb2.ListSourcesRequest, context: Context
     ) -> sources_pb2.ListSourcesResponse:
         """Every source with its state and account."""
-        return sources_pb2.ListSourcesResponse(sources=map(_source, self._sources.list()))
+        return sources_pb2.ListSourcesResponse(sources=map(source, self._sources.list()))
 
     async def GetSource(self, request: sources_pb2.GetSourceRequest, context: Context) -> sources_pb2.Source:
         """One source."""
-        return _source(self._sources.get(request.name))
+        return source(self._sources.get(request.name))
 
     async def WatchResults(
         self, request: sources_pb2.WatchResultsRequest, context: Context
@@ -72,40 +78,12 @@ class SourceService(sources_pb2_grpc.SourceServiceServicer):
             self._sources.get(name)
         with self._hub.subscribe(request.sources, request.tasks, size, with_frames=request.with_jpeg) as subscription:
             async for item in subscription:
-                yield await _response(item, with_jpeg=request.with_jpeg)
+                yield _response(item, with_jpeg=request.with_jpeg)
 
 
-async def _response(item: HubItem, *, with_jpeg: bool) -> sources_pb2.WatchResultsResponse:
+def _response(item: HubItem, *, with_jpeg: bool) -> sources_pb2.WatchResultsResponse:
     if isinstance(item.message, SourceStatus):
-        return sources_pb2.WatchResultsResponse(source=_source(item.message), lost=item.lost)
-    frame = item.message.frame if with_jpeg else None
-    jpeg = await asyncio.to_thread(frame.picture.jpeg) if frame else b""
+        return sources_pb2.WatchResultsResponse(source=source(item.message), lost=item.lost)
+    frame = item.message.frame
+    jpeg = frame.picture.jpeg() if with_jpeg and frame else b""  # its worker has compressed it
     return sources_pb2.WatchResultsResponse(result=convert.stream_result(item.message, jpeg), lost=item.lost)
-
-
-def _source(status: SourceStatus) -> sources_pb2.Source:
-    spec, account = status.spec, status.account
-    config = sources_pb2.SourceConfig(
-        name=spec.name,
-        url=spec.shown_url,
-        tasks=[_task(want) for want in spec.wants],
-        drop_policy=POLICY_NUMBERS[spec.policy],
-        loop=spec.loop,
-        deadline_ms=spec.deadline_ms,
-        priority=spec.priority,
-    )
-    return sources_pb2.Source(
-        config=config,
-        state=STATES[status.state],
-        reason=status.reason,
-        decoded=account.decoded,
-        answered=account.answered,
-        dropped=convert.drops(account.dropped),
-        fps=status.fps,
-        width=status.width,
-        height=status.height,
-    )
-
-
-def _task(want: Want) -> common_pb2.TaskRef:
-    return common_pb2.TaskRef(task=want.task, alias=want.alias, version=want.version, max_fps=want.max_fps)

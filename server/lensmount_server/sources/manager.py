@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Protocol
@@ -84,20 +84,20 @@ class SourceManager:
             await self._remember({spec.name: spec})
             return self._start(spec).status()
 
-    async def update(self, spec: SourceSpec) -> SourceStatus:
-        """Gives the source of that name another specification.
+    async def update(self, name: str, change: Callable[[SourceSpec], SourceSpec]) -> SourceStatus:
+        """Gives a source another specification: what `change` makes of the one that it has then.
 
-        Raises NotFoundError, and as `add` does; then it goes on as before.
+        Raises NotFoundError, what `change` raises, and as `add` does; then the source goes on as before.
         """
-        check(spec)
         async with self._changing:
-            source = self._find(spec.name)
-            before = source.spec
-            await self._remember({spec.name: spec})
+            source = self._find(name)
+            before, spec = source.spec, replace(change(source.spec), name=name)
+            check(spec)
+            await self._remember({name: spec})
             try:
                 await source.update(spec)
             except LensmountError:
-                await self._remember({spec.name: before})
+                await self._remember({name: before})
                 raise
             return source.status()
 

@@ -222,9 +222,9 @@ def test_sources(double: WireDouble, run: Run) -> None:
     assert documents(run("sources", "show", "line-1", "--json")) == [added]
     assert documents(run("sources", "remove", "line-1", "--json")) == [{"removed": "line-1"}]
     for shown in (run(*add), run("sources", "show", "line-1"), run("sources", "list")):
-        assert "rtsp://camera/1" in shown.stdout
         assert "defect, scene:3" in shown.stdout
-    assert "no route to the camera" in run("sources", "show", "line-1").stdout
+        assert "no route to the camera" in shown.stdout
+    assert "rtsp://camera/1" in run("sources", "show", "line-1").stdout
     assert run("sources", "remove", "line-1").stdout == "line-1 removed\n"
 
 

@@ -10,7 +10,7 @@ import grpc
 import grpc.aio
 import pytest
 
-from lensmount.errors import AlreadyExistsError, InvalidInputError, LensmountError, NotFoundError, UnimplementedError
+from lensmount.errors import AlreadyExistsError, InvalidInputError, LensmountError, NotFoundError
 from lensmount.v1 import common_pb2, sources_pb2
 from lensmount.v1.sources_pb2_grpc import SourceServiceStub
 from lensmount_adapters.pictures import decode_picture
@@ -128,6 +128,15 @@ async def test_results_and_states_are_watched(live: Served, clip: Path) -> None:
     assert times == sorted(set(times))
 
 
+async def test_all_tasks_of_a_frame_show_the_same_picture(live: Served, clip: Path) -> None:
+    watching = Watching(live, with_jpeg=True)
+    await add(live, clip, tasks=refs("defect", "surface"))
+    results = await watching.results(40)
+    assert all(result.jpeg for result in results)
+    assert len({result.frame_index for result in results}) == 20
+    assert len({(result.frame_index, result.jpeg) for result in results}) == 20
+
+
 async def test_a_promotion_reaches_a_running_source(live: Served, kit: Kit, clip: Path) -> None:
     await live.client.register(kit.defect[1].folder)
     watching = Watching(live)
@@ -145,6 +154,27 @@ async def test_the_defaults_of_a_source(live: Served, clip: Path) -> None:
     added = await add(live, clip, drop_policy=common_pb2.DROP_POLICY_UNSPECIFIED, loop=True)
     assert added.config.drop_policy == NEWEST
     assert list(added.config.tasks) == [common_pb2.TaskRef(task="defect", alias="live")]
+
+
+async def test_what_a_source_was_told_is_told_back(live: Served, clip: Path) -> None:
+    told = Config(
+        transport=sources_pb2.TRANSPORT_UDP,
+        pace=sources_pb2.PACE_FAST,
+        decode_effort=sources_pb2.DECODE_EFFORT_ALL,
+        rotation=180,
+        region=sources_pb2.Region(left=0.25, top=0.5, width=0.5, height=0.5),
+        queue_size=8,
+        gate=sources_pb2.MotionGate(change=0.25, refresh_ms=700),
+        reconnect=sources_pb2.Reconnect(first_ms=100, longest_ms=900),
+    )
+    added = await add(live, clip, **{field.name: value for field, value in told.ListFields()})
+    echoed = Config(**{field.name: getattr(added.config, field.name) for field, _ in told.ListFields()})
+    assert echoed == told
+    usual = (await add(live, clip, "usual")).config
+    assert (usual.region, usual.gate) == (
+        sources_pb2.Region(width=1, height=1),
+        sources_pb2.MotionGate(refresh_ms=5_000),
+    )
 
 
 async def test_sources_are_listed_by_name_and_removed(live: Served, clip: Path) -> None:
@@ -216,6 +246,8 @@ BAD: dict[str, tuple[dict[str, object], type[LensmountError], str]] = {
     "no host": ({"url": "rtsp:///stream"}, InvalidInputError, "url"),
     "a deadline in days": ({"deadline_ms": 90_000_000}, InvalidInputError, "deadline_ms"),
     "a priority above all": ({"priority": 11}, InvalidInputError, "priority"),
+    "no such transport": ({"transport": 9}, InvalidInputError, "transport"),
+    "no such policy": ({"drop_policy": 9}, InvalidInputError, "drop_policy"),
     "no tasks": ({"tasks": []}, InvalidInputError, "tasks"),
     "an unknown task": ({"tasks": refs("weather")}, NotFoundError, "tasks"),
     "an unknown version": ({"tasks": [common_pb2.TaskRef(task="defect", version=9)]}, NotFoundError, "adapter"),
@@ -285,13 +317,6 @@ async def test_what_is_not_there(live: Served) -> None:
         error = await refused(call)
         assert (type(error), error.field, error.value) == (NotFoundError, "name", "nowhere")
         assert error.fix
-
-
-async def test_what_a_later_release_brings_says_so(live: Served) -> None:
-    error = await refused(live.sources.UpdateSource(sources_pb2.UpdateSourceRequest()))
-    assert isinstance(error, UnimplementedError)
-    assert "later release" in error.message
-    assert error.fix
 
 
 async def test_a_server_that_stops_ends_its_watchers(kit: Kit, clip: Path, tmp_path: Path) -> None:

@@ -8,16 +8,17 @@ import json
 import os
 import stat
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from answers import Echo, until
 from lensmount.errors import InvalidInputError, NotFoundError, TooLargeError, UnavailableError
 from lensmount_server.frames import Want
-from lensmount_server.hub import Hub
+from lensmount_server.hub import Hub, Subscription
 from lensmount_server.sources.manager import SourceManager
 from lensmount_server.sources.model import SourceSpec, SourceState, SourceStatus
 from lensmount_server.sources.source import Pin
@@ -38,17 +39,20 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @asynccontextmanager
 async def managed(
-    store: SourceStore | None = None, pin: Pin | None = None, answerer: Echo | None = None
+    store: SourceStore | None = None, pin: Pin = lambda _: nullcontext()
 ) -> AsyncIterator[tuple[SourceManager, Hub]]:
     hub, pool = Hub(), WorkerPool(shared_zygote())
-    more = {} if pin is None else {"pin": pin}
-    manager = SourceManager(answerer or Echo(), hub, pool, store=store, **more)
+    manager = SourceManager(Echo(), hub, pool, pin=pin, store=store)
     try:
         await manager.restore()
         yield manager, hub
     finally:
         await manager.close()
         await pool.close()
+
+
+async def change(manager: SourceManager, **changes: Any) -> SourceStatus:
+    return await manager.update("a", lambda spec: replace(spec, **changes))
 
 
 def answered(manager: SourceManager) -> int:
@@ -104,7 +108,7 @@ async def test_a_paused_source_can_be_added_changed_and_removed(path: str) -> No
     async with managed() as (manager, _):
         added = await manager.add(SourceSpec("a", path, (DEFECT,), paused=True))
         assert added.state is SourceState.PAUSED
-        changed = await manager.update(replace(manager.spec("a"), wants=(SURFACE,)))
+        changed = await change(manager, wants=(SURFACE,))
         assert (changed.state, changed.spec.wants) == (SourceState.PAUSED, (SURFACE,))
         assert manager._around.pool.workers == []
         await manager.pause("a")
@@ -127,11 +131,10 @@ async def test_tasks_change_without_a_new_connection(path: str) -> None:
         with hub.subscribe() as subscription:
             await manager.add(SourceSpec("a", path, (DEFECT,), loop=True))
             await answered_more(manager)
-            spec = replace(manager.spec("a"), wants=(DEFECT, SURFACE), deadline_ms=5000)
-            await manager.update(spec)
+            await change(manager, wants=(DEFECT, SURFACE), deadline_ms=5000)
             await answered_more(manager)
             assert manager.get("a").connections == 1
-            await manager.update(replace(spec, wants=(SURFACE,)))
+            await change(manager, wants=(SURFACE,))
             await answered_more(manager)
             assert manager.get("a").connections == 1
             await manager.remove("a")
@@ -150,7 +153,7 @@ async def test_another_video_needs_another_connection(path: str, tmp_path: Path)
     async with managed() as (manager, _):
         await manager.add(SourceSpec("a", path, (DEFECT,), loop=True))
         await answered_more(manager)
-        await manager.update(replace(manager.spec("a"), url=other))
+        await change(manager, url=other)
         await until(lambda: manager.get("a").width == 640)
         await answered_more(manager)
         assert manager.get("a").connections == 2
@@ -163,21 +166,22 @@ async def test_a_region_takes_effect_while_it_runs(path: str) -> None:
         await manager.add(SourceSpec("a", path, (DEFECT,), loop=True))
         await answered_more(manager)
         region = Region(0.5, 0.0, 0.5, 0.5)
-        await manager.update(replace(manager.spec("a"), region=region, rotation=90))
+        await change(manager, region=region, rotation=90)
         with hub.subscribe(["a"], with_frames=True) as subscription:
             await answered_more(manager, 10)
-            pictures = [each.message.frame async for each in _some(subscription, 5) if each.message.frame]
-        assert {(frame.picture.width, frame.picture.height) for frame in pictures} == {(120, 160)}
+            frames = [result.frame for result in await _some(subscription, 5)]
+        assert {(frame.picture.width, frame.picture.height) for frame in frames if frame} == {(120, 160)}
         assert manager.get("a").connections == 1
 
 
-async def _some(subscription: AsyncIterator[object], count: int) -> AsyncIterator[object]:
+async def _some(subscription: Subscription, count: int) -> list[StreamResult]:
+    results: list[StreamResult] = []
     async for item in subscription:
-        if isinstance(item.message, StreamResult):  # type: ignore[attr-defined]
-            yield item
-            count -= 1
-        if not count:
-            return
+        if isinstance(item.message, StreamResult):
+            results.append(item.message)
+        if len(results) == count:
+            break
+    return results
 
 
 async def test_an_update_for_which_there_is_no_room_changes_nothing(path: str, tmp_path: Path) -> None:
@@ -192,7 +196,7 @@ async def test_an_update_for_which_there_is_no_room_changes_nothing(path: str, t
         await manager.add(SourceSpec("a", path, (DEFECT,), loop=True))
         await answered_more(manager)
         with pytest.raises(TooLargeError):
-            await manager.update(replace(manager.spec("a"), wants=(SURFACE,)))
+            await change(manager, wants=(SURFACE,))
         assert manager.spec("a").wants == (DEFECT,)
         assert store.load() == [manager.spec("a")]
         await answered_more(manager)
@@ -203,9 +207,9 @@ async def test_an_update_that_can_not_be_changes_nothing(path: str) -> None:
         await manager.add(SourceSpec("a", path, (DEFECT,), loop=True))
         for wrong in ({"url": "ftp://x/y"}, {"wants": ()}, {"rotation": 45}, {"gate": Gate(2.0)}):
             with pytest.raises(InvalidInputError):
-                await manager.update(replace(manager.spec("a"), **wrong))
+                await change(manager, **wrong)
         with pytest.raises(NotFoundError):
-            await manager.update(SourceSpec("b", path, (DEFECT,)))
+            await manager.update("b", lambda spec: spec)
         assert manager.spec("a") == SourceSpec("a", path, (DEFECT,), loop=True)
         await answered_more(manager)
 
