@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import cv2
+import numpy as np
 from torch import Tensor
 
 from lensmount_adapters.pictures import Pixels
@@ -29,6 +31,10 @@ class Picture(Protocol):
         """All of it: uint8 RGB (height, width, 3), C-contiguous and never written again."""
         ...
 
+    def grey(self) -> Pixels:
+        """Its brightness, uint8 (height, width), on whatever scale comes cheapest: to be compared with its like."""
+        ...
+
     def prepare(self, preprocessing: Preprocessing) -> Tensor:
         """What a backbone gets to see: uint8 (3, height, width) of the preprocessing. Raises as that does."""
         ...
@@ -49,6 +55,10 @@ class Still:
     def width(self) -> int:
         """In pixels."""
         return int(self.pixels.shape[1])
+
+    def grey(self) -> Pixels:
+        """Its brightness, uint8 (height, width)."""
+        return np.asarray(cv2.cvtColor(self.pixels, cv2.COLOR_RGB2GRAY), np.uint8)
 
     def prepare(self, preprocessing: Preprocessing) -> Tensor:
         """As training prepares it."""

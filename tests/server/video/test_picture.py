@@ -92,10 +92,11 @@ def noise(width: int, height: int, pixel_format: str = "yuv420p") -> av.VideoFra
     return av.VideoFrame.from_ndarray(pixels, "rgb24").reformat(format=pixel_format)
 
 
-def test_a_backbone_sees_what_it_saw_in_training() -> None:
-    picture = DecodedPicture(noise(320, 180))
-    assert (picture.prepare(PREPROCESSING) == PREPROCESSING.prepare(picture.pixels)).all()
-    assert (picture.prepare(PREPROCESSING) != PREPROCESSING.prepare(picture.pixels[:, ::-1].copy())).any()
+def test_what_can_not_be_scaled_in_its_own_colours_goes_the_way_of_training() -> None:
+    """Chroma would be enlarged, or the format is another one."""
+    for picture in (DecodedPicture(noise(100, 90)), DecodedPicture(noise(320, 180, "gbrp"))):
+        assert (picture.prepare(PREPROCESSING) == PREPROCESSING.prepare(picture.pixels)).all()
+        assert (picture.prepare(PREPROCESSING) != PREPROCESSING.prepare(picture.pixels[:, ::-1].copy())).any()
 
 
 def converted(frames: list[Frame]) -> list[bool]:
@@ -109,7 +110,8 @@ def test_no_picture_is_converted_that_nobody_asks_for() -> None:
     decoder = PacketDecoder("h264")
     frames = [out for packet in packets for out in decoder.decode(packet.data)] + decoder.flush()
     assert converted(frames) == [True, False, False, False, False]
-    frames[3].picture.prepare(PREPROCESSING)
+    frames[2].picture.prepare(PREPROCESSING)
+    _ = frames[3].picture.pixels
     assert converted(frames) == [True, False, False, True, False]
 
 
