@@ -58,15 +58,29 @@ class Preprocessing(BaseModel):
 
         Raises InvalidInputError for a strip so narrow that it can not be resized in reasonable memory.
         """
-        height, width = self._resized(pixels.shape[0], pixels.shape[1])
-        if height * width > MAX_PIXELS:
-            value, fix = f"{pixels.shape[1]}x{pixels.shape[0]}", "crop it first, to sides that differ less"
-            raise InvalidInputError("the picture is too narrow", field="picture", value=value, fix=fix)
+        height, width = self.resized(pixels.shape[0], pixels.shape[1])
         writable = np.require(pixels, requirements=["C", "W"])
         picture = torch.from_numpy(writable).permute(2, 0, 1).unsqueeze(0)
         if (height, width) != tuple(picture.shape[2:]):
             picture = F.interpolate(picture, (height, width), mode=self.interpolation, antialias=True)
-        return _center_crop(picture, self.height, self.width)[0].contiguous()
+        return self.crop(picture[0])
+
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width to which a picture of that size is resized before it is cropped.
+
+        Raises InvalidInputError for a strip so narrow that it can not be resized in reasonable memory.
+        """
+        new_height, new_width = self._resized(height, width)
+        if new_height * new_width > MAX_PIXELS:
+            fix = "crop it first, to sides that differ less"
+            raise InvalidInputError("the picture is too narrow", field="picture", value=f"{width}x{height}", fix=fix)
+        return new_height, new_width
+
+    def crop(self, resized: Tensor) -> Tensor:
+        """The centre of (3, h, w) as (3, `height`, `width`), contiguous."""
+        top = max(round((resized.shape[1] - self.height) / 2), 0)
+        left = max(round((resized.shape[2] - self.width) / 2), 0)
+        return resized[:, top : top + self.height, left : left + self.width].contiguous()
 
     def normalize(self, batch: Tensor) -> Tensor:
         """uint8 (rows, 3, height, width) to float32 of the same shape, as the backbone expects it."""
@@ -95,9 +109,3 @@ def _shorter_side(height: int, width: int, size: int) -> tuple[int, int]:
     if width <= height:
         return int(size * height / width), size
     return size, int(size * width / height)
-
-
-def _center_crop(picture: Tensor, height: int, width: int) -> Tensor:
-    top = max(round((picture.shape[2] - height) / 2), 0)
-    left = max(round((picture.shape[3] - width) / 2), 0)
-    return picture[:, :, top : top + height, left : left + width]

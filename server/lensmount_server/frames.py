@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
 
+import cv2
+import numpy as np
 from torch import Tensor
 
 from lensmount_adapters.pictures import Pixels
@@ -51,6 +53,10 @@ class OpenPicture(Picture, Protocol):
         """All of it: uint8 RGB (height, width, 3), C-contiguous and never written again."""
         ...
 
+    def grey(self) -> Pixels:
+        """Its brightness, uint8 (height, width), on whatever scale comes cheapest: to be compared with its like."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class Still:
@@ -72,6 +78,10 @@ class Still:
     def prepared(self) -> Mapping[Preprocessing, Tensor]:
         """Nothing."""
         return NOTHING
+
+    def grey(self) -> Pixels:
+        """Its brightness, uint8 (height, width)."""
+        return np.asarray(cv2.cvtColor(self.pixels, cv2.COLOR_RGB2GRAY), np.uint8)
 
     def prepare(self, preprocessing: Preprocessing) -> Tensor:
         """As training prepares it."""

@@ -16,6 +16,7 @@ from lensmount_server.frames import Frame, Still, Want
 from lensmount_server.hub import MAX_QUEUE_WITH_FRAMES, Hub, HubItem, Subscription
 from lensmount_server.sources.model import SourceSpec, SourceState, SourceStatus
 from lensmount_server.streams import Account, Drops, StreamResult, Timings
+from opened import pixels_of
 
 
 def result(index: int, source: str = "a", task: str = "defect", *, frame: Frame | None = None) -> StreamResult:
@@ -154,7 +155,7 @@ def test_a_queue_without_pictures_holds_no_pixels() -> None:
     hub = Hub()
     with hub.subscribe():
         frame = Frame(Still(np.zeros((1, 1, 3), np.uint8)))
-        watched = weakref.ref(frame.picture.pixels)
+        watched = weakref.ref(pixels_of(frame.picture))
         hub.publish(result(0, frame=frame))
         del frame
         gc.collect()

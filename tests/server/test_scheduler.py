@@ -32,6 +32,7 @@ from lensmount_server.frames import Answer, Frame, Still, VersionId, Want
 from lensmount_server.mounts import Mounted, Mounts
 from lensmount_server.scheduler import Scheduler
 from lensmount_server.scheduling import MAX_BATCH, Terms
+from opened import pixels_of
 from serving import CLOSE, PATIENCE_S, Kit, Version, eventually
 
 LIVE = (Want("defect"),)
@@ -51,7 +52,7 @@ class Gated(Engine):
         self._may_run.release(batches)
 
     def run(self, jobs: Sequence[Job]) -> list[list[Tensor]]:
-        numbers = [int(job.picture.pixels[0, 0, 0]) for job in jobs]
+        numbers = [int(pixels_of(job.picture)[0, 0, 0]) for job in jobs]
         self.batches.append(numbers)
         assert self._may_run.acquire(timeout=PATIENCE_S)
         for error in filter(None, map(self.fails, numbers)):
@@ -300,7 +301,7 @@ async def test_logits_of_an_adapter_that_is_not_live(kit: Kit) -> None:
 
 
 def old_frame(number: int, age_s: float) -> Frame:
-    return Frame(Still(frame(number).picture.pixels), capture_time_ns=time.time_ns() - int(age_s * 1e9))
+    return Frame(Still(pixels_of(frame(number).picture)), capture_time_ns=time.time_ns() - int(age_s * 1e9))
 
 
 class Slow:
@@ -602,7 +603,7 @@ async def test_a_registrations_picture_waits_until_nobody_needs_the_engine(
     desk.engine.let()
     await desk.ask(0)
     first = await desk.busy(1)
-    golden = asyncio.create_task(desk.scheduler.logits(frame(9).picture.pixels, kit.defect[1].adapter))
+    golden = asyncio.create_task(desk.scheduler.logits(pixels_of(frame(9).picture), kit.defect[1].adapter))
     await eventually(lambda: desk.scheduler._patient, "the picture waits")
     rest = await desk.queue(2)
     desk.engine.let()
@@ -617,7 +618,7 @@ async def test_a_registrations_picture_does_not_wait_where_no_frames_come(
     desk: Desk, kit: Kit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "PATIENCE_S", PATIENCE_S)
-    golden = asyncio.create_task(desk.scheduler.logits(frame(9).picture.pixels, kit.defect[1].adapter))
+    golden = asyncio.create_task(desk.scheduler.logits(pixels_of(frame(9).picture), kit.defect[1].adapter))
     desk.engine.let()
     assert (await golden)[0] == pytest.approx(0.9)
     assert desk.engine.batches == [[9]]
@@ -630,5 +631,5 @@ async def test_a_registrations_picture_does_not_wait_for_ever(
     await desk.ask(0)
     monkeypatch.setattr(module, "PATIENCE_S", 0.01)
     desk.scheduler._last_batch_s = time.perf_counter()
-    await desk.scheduler.logits(frame(9).picture.pixels, kit.defect[1].adapter)
+    await desk.scheduler.logits(pixels_of(frame(9).picture), kit.defect[1].adapter)
     assert desk.engine.batches == [[0], [9]]

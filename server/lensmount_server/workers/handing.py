@@ -7,13 +7,13 @@ import threading
 import time
 from collections import OrderedDict
 from dataclasses import astuple, replace
-from typing import Literal
+from typing import Literal, cast
 
 from torch import Tensor
 
 from lensmount.errors import LensmountError, UnavailableError
 from lensmount_adapters.preprocessing import Preprocessing
-from lensmount_server.frames import Picture
+from lensmount_server.frames import OpenPicture, Picture
 from lensmount_server.scheduling import TurnTable
 from lensmount_server.video.account import Drops
 from lensmount_server.video.mailbox import Mailbox, Parcel
@@ -102,7 +102,7 @@ class Handing:
     def _hand(self, request: Next, parcel: Parcel) -> Handed:
         started = time.perf_counter()
         frame, look = parcel.frame, self.look
-        picture = look.view.of(frame.picture)
+        picture = look.view.of(cast(OpenPicture, frame.picture))  # as all readers give it
         still = look.gate.is_still(picture, time.monotonic_ns())
         prepared, end, error = self._prepare(picture, () if still else request.preprocessings)
         jpeg = picture.jpeg() if request.jpeg else b""

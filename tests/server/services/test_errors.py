@@ -19,6 +19,7 @@ from lensmount_server.engine.runtime import Engine, Job
 from lensmount_server.registry import Registry
 from lensmount_server.services import convert
 from lensmount_server.services.errors import MAX_MESSAGE_BYTES, TRANSPORT_BYTES
+from opened import pixels_of
 from serving import Feed, Served, config, eventually, message, messages, own_tasks, push, raw_frame, read, refs, refused
 
 RAW = inference_pb2.CODEC_RAW
@@ -73,7 +74,7 @@ async def test_a_defect_in_the_engine_costs_one_stream_and_no_other(
     run = Engine.run
 
     def fragile(self: Engine, jobs: Sequence[Job]) -> list[list[Tensor]]:
-        return defect() if any(not job.picture.pixels.any() for job in jobs) else run(self, jobs)
+        return defect() if any(not pixels_of(job.picture).any() for job in jobs) else run(self, jobs)
 
     monkeypatch.setattr(Engine, "run", fragile)
     black = raw_frame(np.zeros((40, 40, 3), np.uint8))

@@ -16,6 +16,7 @@ from lensmount.v1 import common_pb2, inference_pb2
 from lensmount_adapters.pictures import Pixels, decode_picture
 from lensmount_server.engine.runtime import Engine, Job
 from lensmount_server.video.decoder import Codec, PacketDecoder
+from opened import pixels_of
 from serving import (
     CLOSE,
     PATIENCE_S,
@@ -47,7 +48,7 @@ def decoded(coded: Sequence[Packet], codec: Codec) -> list[Pixels]:
     """The pictures, decoded here."""
     decoder = PacketDecoder(codec)
     frames = [frame for each in coded for frame in decoder.decode(each.data, each.pts_ns, each.dts_ns)]
-    return [frame.picture.pixels for frame in (*frames, *decoder.flush())]
+    return [pixels_of(frame.picture) for frame in (*frames, *decoder.flush())]
 
 
 def jpeg(pixels: Pixels) -> bytes:

@@ -12,6 +12,7 @@ from lensmount.errors import InvalidInputError, TooLargeError
 from lensmount_server.frames import Frame
 from lensmount_server.video.decoder import Codec, PacketDecoder
 from lensmount_server.video.limits import PictureLimits
+from opened import pixels_of
 from videos import NS, Packet, annex_b, clip, encode, number_of, numbered
 
 CODECS: list[Codec] = ["h264", "h265"]
@@ -34,7 +35,7 @@ def test_every_frame_comes_out_in_presentation_order(codec: Codec, b_frames: int
     assert reordered == bool(b_frames)  # the test's own video is what it says
     decoder = PacketDecoder(codec)
     frames = push(decoder, packets)
-    assert [number_of(frame.picture.pixels) for frame in frames] == list(range(40))
+    assert [number_of(pixels_of(frame.picture)) for frame in frames] == list(range(40))
     assert [frame.index for frame in frames] == list(range(40))
     assert [frame.pts_ns for frame in frames] == [number * NS // 25 for number in range(40)]
     assert decoder.broken == 0
@@ -49,9 +50,9 @@ def test_without_b_frames_each_packet_is_a_frame_at_once() -> None:
 
 def test_frames_are_rgb_and_say_what_decoding_took() -> None:
     frame = push(PacketDecoder("h264"), encode(pictures(1))[0])[0]
-    assert frame.picture.pixels.shape == (240, 320, 3)
-    assert frame.picture.pixels.dtype == np.uint8
-    assert frame.picture.pixels.flags.c_contiguous
+    assert pixels_of(frame.picture).shape == (240, 320, 3)
+    assert pixels_of(frame.picture).dtype == np.uint8
+    assert pixels_of(frame.picture).flags.c_contiguous
     assert 0 < frame.decode_ms < 10_000
 
 
@@ -78,8 +79,8 @@ def test_the_resolution_may_change(codec: Codec) -> None:
     sizes = [(320, 240), (640, 360), (176, 144)]
     packets = [packet for width, height in sizes for packet in encode(pictures(5, width, height), codec)[0]]
     frames = push(PacketDecoder(codec), packets)
-    assert [frame.picture.pixels.shape[1::-1] for frame in frames] == [size for size in sizes for _ in range(5)]
-    assert [number_of(frame.picture.pixels) for frame in frames] == list(range(5)) * 3
+    assert [pixels_of(frame.picture).shape[1::-1] for frame in frames] == [size for size in sizes for _ in range(5)]
+    assert [number_of(pixels_of(frame.picture)) for frame in frames] == list(range(5)) * 3
 
 
 def test_headers_may_come_apart_from_the_packets() -> None:
@@ -99,7 +100,7 @@ def test_a_broken_packet_is_counted_and_the_stream_goes_on() -> None:
     decoder = PacketDecoder("h264")
     frames = push(decoder, packets)
     assert decoder.broken == 3
-    assert [number_of(frame.picture.pixels) for frame in frames[-12:]] == list(range(12, 24))
+    assert [number_of(pixels_of(frame.picture)) for frame in frames[-12:]] == list(range(12, 24))
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -182,7 +183,7 @@ def test_damage_never_escapes(damage: list[tuple[int, int, int]]) -> None:
     except (InvalidInputError, TooLargeError):
         return
     assert len(frames) + decoder.broken <= len(packets) + len(damage)
-    assert all(frame.picture.pixels.ndim == 3 for frame in frames)
+    assert all(pixels_of(frame.picture).ndim == 3 for frame in frames)
 
 
 def test_a_real_clip_with_b_frames() -> None:

@@ -11,6 +11,7 @@ from lensmount_adapters.preprocessing import Preprocessing
 from lensmount_server.frames import Frame
 from lensmount_server.video.decoder import PacketDecoder
 from lensmount_server.video.picture import READY, DecodedPicture, _reformatters
+from opened import pixels_of
 from videos import annex_b, clip, encode, flat
 
 BT709, UNSPECIFIED, BT601 = 1, 2, 6
@@ -37,7 +38,7 @@ def decoded(frame: av.VideoFrame) -> np.ndarray[tuple[int, ...], np.dtype[np.int
     packets, _ = encode([frame], options={"crf": "1"})
     decoder = PacketDecoder("h264")
     frames = [out for packet in packets for out in decoder.decode(packet.data)] + decoder.flush()
-    return np.array(frames[0].picture.pixels[frame.height // 2, frame.width // 2], np.int64)
+    return np.array(pixels_of(frames[0].picture)[frame.height // 2, frame.width // 2], np.int64)
 
 
 @pytest.mark.parametrize("colour", COLOURS)
@@ -92,10 +93,11 @@ def noise(width: int, height: int, pixel_format: str = "yuv420p") -> av.VideoFra
     return av.VideoFrame.from_ndarray(pixels, "rgb24").reformat(format=pixel_format)
 
 
-def test_a_backbone_sees_what_it_saw_in_training() -> None:
-    picture = DecodedPicture(noise(320, 180))
-    assert (picture.prepare(PREPROCESSING) == PREPROCESSING.prepare(picture.pixels)).all()
-    assert (picture.prepare(PREPROCESSING) != PREPROCESSING.prepare(picture.pixels[:, ::-1].copy())).any()
+def test_what_can_not_be_scaled_in_its_own_colours_goes_the_way_of_training() -> None:
+    """Chroma would be enlarged, or the format is another one."""
+    for picture in (DecodedPicture(noise(100, 90)), DecodedPicture(noise(320, 180, "gbrp"))):
+        assert (picture.prepare(PREPROCESSING) == PREPROCESSING.prepare(pixels_of(picture))).all()
+        assert (picture.prepare(PREPROCESSING) != PREPROCESSING.prepare(pixels_of(picture)[:, ::-1].copy())).any()
 
 
 def converted(frames: list[Frame]) -> list[bool]:
@@ -109,7 +111,8 @@ def test_no_picture_is_converted_that_nobody_asks_for() -> None:
     decoder = PacketDecoder("h264")
     frames = [out for packet in packets for out in decoder.decode(packet.data)] + decoder.flush()
     assert converted(frames) == [True, False, False, False, False]
-    frames[3].picture.prepare(PREPROCESSING)
+    frames[2].picture.prepare(PREPROCESSING)
+    _ = pixels_of(frames[3].picture)
     assert converted(frames) == [True, False, False, True, False]
 
 
@@ -150,7 +153,7 @@ def test_a_thread_keeps_no_more_conversions_than_it_needs() -> None:
 def _first_pixels(path: Path, codec: str) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     decoder = PacketDecoder("h265" if codec == "h265" else "h264")
     frames = [frame for packet in annex_b(path) for frame in decoder.decode(*packet)] + decoder.flush()
-    return frames[0].picture.pixels
+    return pixels_of(frames[0].picture)
 
 
 def test_a_real_full_range_clip() -> None:

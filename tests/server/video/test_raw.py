@@ -7,6 +7,7 @@ import pytest
 
 from lensmount.errors import InvalidInputError, LensmountError, TooLargeError
 from lensmount_server.video.raw import raw_frame
+from opened import pixels_of
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
 
@@ -14,19 +15,19 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
 def test_rgb_arrives_as_sent() -> None:
     before = time.time_ns()
     frame = raw_frame(7, 5, "rgb24", PIXELS.tobytes(), index=3, pts_ns=40)
-    assert (frame.picture.pixels == PIXELS).all()
+    assert (pixels_of(frame.picture) == PIXELS).all()
     assert (frame.index, frame.pts_ns) == (3, 40)
     assert before <= frame.capture_time_ns <= time.time_ns()
 
 
 def test_bgr_is_turned_round() -> None:
     frame = raw_frame(7, 5, "bgr24", PIXELS[:, :, ::-1].tobytes())
-    assert (frame.picture.pixels == PIXELS).all()
-    assert frame.picture.pixels.flags.c_contiguous
+    assert (pixels_of(frame.picture) == PIXELS).all()
+    assert pixels_of(frame.picture).flags.c_contiguous
 
 
 def test_the_pixels_may_be_handed_to_torch() -> None:
-    assert raw_frame(7, 5, "rgb24", PIXELS.tobytes()).picture.pixels.flags.writeable
+    assert pixels_of(raw_frame(7, 5, "rgb24", PIXELS.tobytes()).picture).flags.writeable
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from lensmount_server.video.address import parse_address
 from lensmount_server.video.limits import PictureLimits
 from lensmount_server.video.reader import BrokenStreamError, CannotOpenError, ReaderOptions, VideoReader
 from lensmount_server.video.timeline import Pacer
+from opened import pixels_of
 from rtsp_server import RtspServer, needs_rtsp
 from videos import NS, clip, number_of, write_clip, write_two_streams
 
@@ -48,7 +49,7 @@ def silent_peer() -> Iterator[int]:
 def test_a_file_gives_every_frame_in_order(tmp_path: Path, rushed: None) -> None:
     source = reader(write_clip(tmp_path / "a.mp4", 20))
     frames = list(source.frames())
-    assert [number_of(frame.picture.pixels) for frame in frames] == list(range(20))
+    assert [number_of(pixels_of(frame.picture)) for frame in frames] == list(range(20))
     assert [frame.index for frame in frames] == list(range(20))
     assert [frame.pts_ns for frame in frames] == [number * NS // 50 for number in range(20)]
     assert source.broken == 0
@@ -65,14 +66,14 @@ def test_a_file_is_read_at_its_own_pace(tmp_path: Path) -> None:
 
 def test_a_loop_keeps_counting(tmp_path: Path, rushed: None) -> None:
     frames = first(25, reader(write_clip(tmp_path / "a.mp4", 10), loop=True))
-    assert [number_of(frame.picture.pixels) for frame in frames] == [index % 10 for index in range(25)]
+    assert [number_of(pixels_of(frame.picture)) for frame in frames] == [index % 10 for index in range(25)]
     assert [frame.index for frame in frames] == list(range(25))
     assert [frame.pts_ns for frame in frames] == [index * NS // 50 for index in range(25)]
 
 
 def test_the_best_of_several_streams_is_taken(tmp_path: Path, rushed: None) -> None:
     frames = first(1, reader(write_two_streams(tmp_path / "a.mp4", (160, 120), (640, 480))))
-    assert frames[0].picture.pixels.shape == (480, 640, 3)
+    assert pixels_of(frames[0].picture).shape == (480, 640, 3)
 
 
 @pytest.mark.parametrize("fps", [1, 50])
@@ -196,7 +197,7 @@ def test_real_clips(rushed: None, name: str, frames: int, broken: int, shapes: s
     count, seen, times = 0, set(), []
     for frame in source.frames():
         count += 1
-        seen.add(frame.picture.pixels.shape)
+        seen.add(pixels_of(frame.picture).shape)
         times.append(frame.pts_ns)
     assert (count, source.broken, seen) == (frames, broken, shapes)
     assert times == sorted(set(times))
@@ -217,7 +218,7 @@ class TestCamera:
         assert all(step > 0 for step in steps)
         assert sorted(steps)[15] == pytest.approx(40_000_000, abs=2_000_000)
         assert all(before <= frame.capture_time_ns <= time.time_ns() for frame in frames)
-        assert frames[0].picture.pixels.shape == (240, 320, 3)
+        assert pixels_of(frames[0].picture).shape == (240, 320, 3)
 
     def test_b_frames_arrive_in_order(self) -> None:
         with RtspServer("bframes=2 b-adapt=false speed-preset=ultrafast key-int-max=25") as server:
