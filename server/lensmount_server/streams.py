@@ -88,23 +88,20 @@ class StreamResult:
 
 @dataclass(frozen=True)
 class _Said:
-    """What came of a frame; `reused` where nothing was computed."""
+    """What came of a frame; `reused` where nothing was computed. `known` is all that was said of its scene."""
 
     answers: dict[Want, Answer]
+    known: dict[Want, Answer]
     reused: bool = False
 
 
 @dataclass(frozen=True, eq=False)
 class _Asked:
-    """A frame on its way: the wants whose turn it is, and what was lost between it and the one asked before.
-
-    `scene` counts the frames so far that were not still: two frames of one scene show the same.
-    """
+    """A frame on its way: the wants whose turn it is, and what was lost between it and the one asked before."""
 
     frame: Frame
     due: tuple[Want, ...]
     lost: Drops
-    scene: int
     said: asyncio.Task[_Said]
 
 
@@ -145,8 +142,7 @@ class Stream:
         self._turns = TurnTable([want.max_fps for want in self._wants])
         self._skipped = Drops()
         self._lost = dict.fromkeys(self._wants, Drops())
-        self._scene = 0
-        self._latest: dict[Want, tuple[int, Answer]] = {}
+        self._before: asyncio.Task[_Said] | None = None
 
     @property
     def account(self) -> Account:
@@ -213,32 +209,19 @@ class Stream:
             self._skipped += _RATE
             return
         lost, self._skipped = self._skipped, Drops()
-        self._scene += not parcel.still
         due = tuple([self._wants[place] for place in places])
-        before = self._asked[-1].said if parcel.still and self._asked else None
-        said = asyncio.create_task(self._say(frame, due, self._scene, before))
-        self._asked.append(_Asked(frame, due, lost, self._scene, said))
+        said = asyncio.create_task(self._say(frame, due, self._before if parcel.still else None))
+        self._before = said
+        self._asked.append(_Asked(frame, due, lost, said))
 
-    async def _say(self, frame: Frame, due: tuple[Want, ...], scene: int, before: asyncio.Task[_Said] | None) -> _Said:
+    async def _say(self, frame: Frame, due: tuple[Want, ...], before: asyncio.Task[_Said] | None) -> _Said:
         """Answers a frame; `before` is the one asked before, if this one shows the same."""
-        if before is not None:
-            await asyncio.wait([before])
-        repeated = self._repeated(due, scene)
-        if repeated is not None:
-            return _Said(repeated, reused=True)
+        known = await _known(before) if before is not None else {}
+        if all(want in known and known[want].adapter == self._answerer.version(want) for want in due):
+            repeated = {want: replace(known[want], queue_ms=0.0, inference_ms=0.0) for want in due}
+            return _Said(repeated, known, reused=True)
         answers = await self._answer(frame, due)
-        self._latest.update({want: (scene, answer) for want, answer in answers.items()})
-        return _Said(answers)
-
-    def _repeated(self, due: tuple[Want, ...], scene: int) -> dict[Want, Answer] | None:
-        """The answers to an earlier frame of this scene, if all of `due` have one that their version would repeat."""
-        answers = {}
-        for want in due:
-            known, answer = self._latest.get(want, (0, None))
-            if answer is None or known != scene or self._answerer.version(want) != answer.adapter:
-                return None
-            answers[want] = replace(answer, queue_ms=0.0, inference_ms=0.0)
-        return answers
+        return _Said(answers, {**known, **answers})
 
     def _conclude(self, asked: _Asked) -> list[StreamResult]:
         self._lose(asked.lost, self._wants)
@@ -310,6 +293,11 @@ class Stream:
         pending.cancel()
         parcels = await asyncio.gather(pending, return_exceptions=True)
         return sum(isinstance(parcel, Parcel) for parcel in parcels)
+
+
+async def _known(before: asyncio.Task[_Said]) -> dict[Want, Answer]:
+    await asyncio.wait([before])
+    return {} if before.cancelled() or before.exception() else before.result().known
 
 
 def _result(source: str, frame: Frame, said: _Said, want: Want, lost: Drops) -> StreamResult:
