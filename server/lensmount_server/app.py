@@ -35,6 +35,7 @@ from lensmount_server.services.errors import TRANSPORT_BYTES, ErrorInterceptor
 from lensmount_server.services.inference import InferenceService
 from lensmount_server.services.sources import SourceService
 from lensmount_server.sources.manager import SourceManager
+from lensmount_server.sources.source import SourceOptions
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ async def running(config: ServeConfig) -> AsyncIterator[tuple[str, Backbone]]:
         stack.push_async_callback(catalog.close)
         await catalog.load_aliases()
         hub = Hub()
-        sources = SourceManager(catalog, hub, pin=catalog.pinned)
+        sources = SourceManager(catalog, hub, SourceOptions(addresses=config.addresses), pin=catalog.pinned)
         stack.push_async_callback(sources.close)
         server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=OPTIONS)
         _add_services(server, catalog, scheduler, sources, hub)

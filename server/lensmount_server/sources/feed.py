@@ -12,7 +12,7 @@ from lensmount.errors import LensmountError, ServerError
 from lensmount_server.frames import Frame
 from lensmount_server.video.account import Drops
 from lensmount_server.video.mailbox import Mailbox
-from lensmount_server.video.reader import VideoReader
+from lensmount_server.video.reader import Reader
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ class Feed:
     `on_frame` is called in that thread, before the frame is delivered.
     """
 
-    def __init__(self, name: str, reader: VideoReader, mailbox: Mailbox, on_frame: Callable[[Frame], None]) -> None:
+    def __init__(self, name: str, reader: Reader, mailbox: Mailbox, on_frame: Callable[[Frame], None]) -> None:
         self._reader = reader
         self._mailbox = mailbox
         self._on_frame = on_frame

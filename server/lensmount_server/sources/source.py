@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, aclosing
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from lensmount.errors import LensmountError, UnavailableError
 from lensmount_server.frames import Frame, Want
@@ -19,7 +20,9 @@ from lensmount_server.sources.model import SourceSpec, SourceState, SourceStatus
 from lensmount_server.streams import Answerer, Stream
 from lensmount_server.video.address import parse_address
 from lensmount_server.video.mailbox import DropPolicy, Mailbox
-from lensmount_server.video.reader import ReaderOptions, VideoReader
+from lensmount_server.video.open import open_reader
+from lensmount_server.video.policy import AddressPolicy
+from lensmount_server.video.reader import ReaderOptions
 from lensmount_server.video.timeline import Timeline
 
 logger = logging.getLogger(__name__)
@@ -34,12 +37,17 @@ _MAILBOX = {DropPolicy.NEWEST: 1, DropPolicy.EVERY_FRAME: 4}
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """Seconds without a frame until a source counts as stalled, seconds to wait for its thread, and the rest."""
+    """Seconds without a frame until a source counts as stalled, seconds to wait for its thread, and the rest.
+
+    By default all folders are open to sources: whoever builds a manager by hand is at home there. A server takes the
+    policy of its ServeConfig, which is narrower.
+    """
 
     stalled_s: float = 3.0
     stop_s: float = 3.0
     backoff: Backoff = field(default_factory=Backoff)
     reader: ReaderOptions = field(default_factory=ReaderOptions)
+    addresses: AddressPolicy = field(default_factory=lambda: AddressPolicy(folders=(Path("/"),)))
 
 
 class Source:
@@ -48,7 +56,7 @@ class Source:
     def __init__(self, spec: SourceSpec, answerer: Answerer, hub: Hub, options: SourceOptions, pin: Pin) -> None:
         spec.check()
         self.spec = spec
-        self._address = parse_address(spec.url)
+        self._address = parse_address(spec.url, options.addresses, spec.transport)
         self._hub = hub
         self._options = options
         self._pin = pin
@@ -123,7 +131,13 @@ class Source:
 
     async def _connect(self) -> None:
         self._connected = False
-        reader = VideoReader(self._address, loop=self.spec.loop, options=self._options.reader, timeline=self._timeline)
+        reader = open_reader(
+            self._address,
+            loop=self.spec.loop,
+            pace=self.spec.pace,
+            options=self._options.reader,
+            timeline=self._timeline,
+        )
         feed = Feed(self.spec.name, reader, self._mailbox, self._on_frame)
         feed.start()
         try:
