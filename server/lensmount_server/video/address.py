@@ -77,8 +77,7 @@ def parse_address(url: str, policy: AddressPolicy, transport: Transport = Transp
     scheme = _SCHEME.match(url)
     kind = scheme[1].lower() if scheme else "file"
     if kind not in policy.schemes:
-        why = "is not allowed by this server" if kind in known_schemes() else "is not a kind of address known here"
-        raise _refused(f"{kind}: {why}", url, policy)
+        raise _refused(f"{kind}: {_why_unknown(kind)}", url, policy)
     if transport is Transport.UDP and kind != "rtsp":
         fix = "leave it out; only rtsp:// can travel over UDP"
         raise InvalidInputError(f"a {kind} address has no choice", field="transport", value="UDP", fix=fix)
@@ -91,6 +90,12 @@ def parse_address(url: str, policy: AddressPolicy, transport: Transport = Transp
 def redacted(url: str) -> str:
     """The address without its password."""
     return re.sub(r"(?<=://)([^/?#@]*?):[^/?#]*@", r"\1:***@", url, count=1)
+
+
+def _why_unknown(kind: str) -> str:
+    if kind in known_schemes():
+        return "is not allowed by this server"
+    return "is not in this server's FFmpeg" if kind in EXAMPLES else "is not a kind of address known here"
 
 
 class _RefusedError(Exception):

@@ -12,12 +12,14 @@ import http.client
 import io
 import socket
 import ssl
+import string
 import urllib.error
 import urllib.request
+from contextlib import closing
 from http import HTTPStatus
 from threading import Event
-from typing import Any
-from urllib.parse import unquote, urlsplit
+from typing import IO, Any
+from urllib.parse import quote, unquote, urlsplit
 
 from lensmount.errors import InvalidInputError, LensmountError
 from lensmount_server.video.address import Address
@@ -69,10 +71,12 @@ class Web:
         try:
             response: http.client.HTTPResponse = self._opener.open(request, timeout=self._silence_s)
         except urllib.error.HTTPError as error:
-            with error:
+            with closing(error):
                 raise self._answered(error) from error
         except (OSError, http.client.HTTPException) as error:
             raise self._unreachable(error) from error
+        except ValueError as error:  # a login of a kind that urllib does not know
+            raise self._never(f"the web server asks for what is not known here: {error}") from error
         if offset and response.status != HTTPStatus.PARTIAL_CONTENT:
             response.close()
             raise self._broken("the web server does not send parts of a file")
@@ -196,6 +200,15 @@ class _Handler(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
         return self.do_open(functools.partial(_Https, **self._checked), req)  # type: ignore[arg-type]
 
 
+class _Locked(urllib.request.BaseHandler):
+    """Closes the answer that asks for a login, which the handlers after it leave open."""
+
+    handler_order = 100
+
+    def http_error_401(self, _req: object, fp: IO[bytes], *_: object) -> None:
+        fp.close()
+
+
 def _opener(address: Address) -> urllib.request.OpenerDirector:
     logins = urllib.request.HTTPPasswordMgrWithDefaultRealm()
     parts = urlsplit(address.url)
@@ -205,7 +218,9 @@ def _opener(address: Address) -> urllib.request.OpenerDirector:
     opener = urllib.request.OpenerDirector()
     for handler in (
         _Handler(address.policy, address.shown),
+        urllib.request.UnknownHandler(),
         urllib.request.HTTPRedirectHandler(),
+        _Locked(),
         urllib.request.HTTPBasicAuthHandler(logins),
         urllib.request.HTTPDigestAuthHandler(logins),
         urllib.request.HTTPDefaultErrorHandler(),
@@ -217,4 +232,5 @@ def _opener(address: Address) -> urllib.request.OpenerDirector:
 
 def _without_login(url: str) -> str:
     parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="").geturl()
+    plain = parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="").geturl()
+    return quote(plain, safe=string.punctuation)
