@@ -201,7 +201,7 @@ class TestForbidden:
     @pytest.mark.parametrize("location", ["file:///etc/passwd", "ftp://127.0.0.1/a", "rtsp://127.0.0.1/a", "gopher:x"])
     def test_a_redirect_to_another_protocol(self, web: WebServer, location: str) -> None:
         web.pages["/a"] = Page(status=302, location=location)
-        with pytest.raises(CannotOpenError, match="302|unknown"):
+        with pytest.raises(CannotOpenError, match=r"302|unknown"):
             first(1, reader(web.url("/a")))
 
 
@@ -349,11 +349,11 @@ def _tls_front(context: ssl.SSLContext, port: int) -> socket.socket:
             except OSError:
                 return
             try:
-                with context.wrap_socket(raw, server_side=True) as tls:
-                    with socket.create_connection(("127.0.0.1", port)) as plain:
-                        plain.sendall(tls.recv(65536))
-                        while data := plain.recv(65536):
-                            tls.sendall(data)
+                where = ("127.0.0.1", port)
+                with context.wrap_socket(raw, server_side=True) as tls, socket.create_connection(where) as plain:
+                    plain.sendall(tls.recv(65536))
+                    while data := plain.recv(65536):
+                        tls.sendall(data)
             except OSError:
                 raw.close()
 
