@@ -32,6 +32,7 @@ from lensmount_adapters.pictures import Pixels
 from lensmount_server.app import running
 from lensmount_server.config import ServeConfig
 from lensmount_server.engine.settings import EngineSettings
+from videos import ANYWHERE
 from zygotes import shared_zygote
 
 if TYPE_CHECKING:
@@ -106,7 +107,9 @@ class Served:
 @asynccontextmanager
 async def serving(kit: Kit, data_dir: Path) -> AsyncIterator[Served]:
     """A real server in this event loop, on a free port of loopback."""
-    config = ServeConfig(data_dir, "127.0.0.1:0", kit.backbone.name, kit.weights, EngineSettings("reference"))
+    config = ServeConfig(
+        data_dir, "127.0.0.1:0", kit.backbone.name, kit.weights, EngineSettings("reference"), addresses=ANYWHERE
+    )
     options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
     async with (
         running(config, shared_zygote()) as (address, _),

@@ -15,7 +15,10 @@ import pytest
 from av.stream import Disposition
 from numpy.typing import NDArray
 
+from lensmount_server.video.policy import AddressPolicy
+
 NS = 1_000_000_000
+ANYWHERE = AddressPolicy(folders=(Path("/"),))
 _ENCODERS = {"h264": "libx264", "h265": "libx265"}
 _BITS = 8
 

@@ -34,6 +34,7 @@ from lensmount_server.services.adapters import AdapterService
 from lensmount_server.services.errors import TRANSPORT_BYTES, ErrorInterceptor
 from lensmount_server.services.inference import InferenceService
 from lensmount_server.services.sources import SourceService
+from lensmount_server.sources.connecting import SourceOptions
 from lensmount_server.sources.manager import SourceManager
 from lensmount_server.sources.store import SourceStore
 from lensmount_server.workers.pool import WorkerPool
@@ -97,7 +98,8 @@ async def running(config: ServeConfig, zygote: Zygote | None = None) -> AsyncIte
         await catalog.load_aliases()
         hub = Hub()
         store = SourceStore(config.data_dir / "sources.json")
-        sources = SourceManager(catalog, hub, pool, pin=catalog.pinned, store=store)
+        options = SourceOptions(addresses=config.addresses)
+        sources = SourceManager(catalog, hub, pool, options, pin=catalog.pinned, store=store)
         stack.push_async_callback(sources.close)
         server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=OPTIONS)
         _add_services(server, catalog, scheduler, pool, sources, hub)

@@ -22,6 +22,7 @@ from lensmount_server.config import DEFAULT_ADDRESS, DEFAULT_BACKBONE, ServeConf
 from lensmount_server.doctor import examine
 from lensmount_server.engine.settings import DEFAULT_MERGED_MIB, DEVICES, ENGINES, PRECISIONS, EngineSettings
 from lensmount_server.hotset import HotLimits
+from lensmount_server.video.policy import AddressPolicy, known_schemes, parse_network
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
@@ -84,12 +85,52 @@ def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
             show_default=True,
             help="Adapters kept in memory; others are loaded when they are asked for.",
         ),
+        *_source_options(),
         click.option("--json", "as_json", is_flag=True, help="For machines: one JSON object a line."),
     ]
     configured = _with_config(command)
     for option in reversed(options):
         configured = option(configured)
     return configured
+
+
+def _source_options() -> list[Callable[..., Any]]:
+    """Where sources may come from."""
+    return [
+        click.option(
+            "--source-scheme",
+            "source_schemes",
+            multiple=True,
+            metavar="SCHEME",
+            help=f"A kind of address that sources may have; give it once for each of {', '.join(known_schemes())}. "
+            "Without it: all of these.",
+        ),
+        click.option(
+            "--source-folder",
+            "source_folders",
+            multiple=True,
+            type=click.Path(path_type=Path, exists=True, file_okay=False, resolve_path=True),
+            help="A folder whose videos and pictures may be sources, with all below it; may be repeated. "
+            "Without it: the current folder.",
+        ),
+        click.option(
+            "--source-network",
+            "source_networks",
+            multiple=True,
+            metavar="CIDR",
+            help="A network where the hosts of sources must be, for example 192.168.7.0/24; may be repeated. "
+            "Without it: anywhere but link-local addresses. Metadata services of clouds are refused always.",
+        ),
+    ]
+
+
+def _policy(schemes: tuple[str, ...], folders: tuple[Path, ...], networks: tuple[str, ...]) -> AddressPolicy:
+    default = AddressPolicy()
+    return AddressPolicy(
+        tuple(scheme.lower() for scheme in schemes) or default.schemes,
+        folders or default.folders,
+        tuple(map(parse_network, networks)),
+    )
 
 
 def _with_config(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -108,10 +149,14 @@ def _with_config(command: Callable[..., Any]) -> Callable[..., Any]:
         threads: int,
         merged_mib: int,
         hot_adapters: int,
+        source_schemes: tuple[str, ...],
+        source_folders: tuple[Path, ...],
+        source_networks: tuple[str, ...],
         **own: Any,
     ) -> Any:
         settings = EngineSettings(engine, precision, threads, merged_mib, device)
-        config = ServeConfig(data_dir, address, backbone, weights, settings, HotLimits(hot_adapters))
+        addresses = _policy(source_schemes, source_folders, source_networks)
+        config = ServeConfig(data_dir, address, backbone, weights, settings, HotLimits(hot_adapters), addresses)
         return command(config, **own)
 
     return run

@@ -10,6 +10,7 @@ import platformdirs
 from lensmount.errors import InvalidInputError
 from lensmount_server.engine.settings import EngineSettings
 from lensmount_server.hotset import HotLimits
+from lensmount_server.video.policy import AddressPolicy
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 DEFAULT_BACKBONE = "tf_efficientnet_lite0"
@@ -22,7 +23,10 @@ def default_data_dir() -> Path:
 
 @dataclass(frozen=True)
 class ServeConfig:
-    """What `lensmount serve` runs; port 0 takes a free one; `hot` limits what adapters take in memory."""
+    """What `lensmount serve` runs; port 0 takes a free one; `hot` limits what adapters take in memory.
+
+    `addresses` is where sources may come from: files, by default, from the current folder.
+    """
 
     data_dir: Path
     address: str = DEFAULT_ADDRESS
@@ -30,6 +34,7 @@ class ServeConfig:
     weights: Path | None = None
     engine: EngineSettings = field(default_factory=EngineSettings)
     hot: HotLimits = field(default_factory=HotLimits)
+    addresses: AddressPolicy = field(default_factory=AddressPolicy)
 
     @property
     def host_port(self) -> tuple[str, int]:

@@ -34,7 +34,9 @@ def catalogs(monkeypatch: pytest.MonkeyPatch) -> list[Catalog]:
             made.append(self)
 
     monkeypatch.setattr(app, "Catalog", Noted)
-    monkeypatch.setattr("serving.ServeConfig", lambda *given: replace(ServeConfig(*given), hot=HotLimits(2)))
+    monkeypatch.setattr(
+        "serving.ServeConfig", lambda *given, **named: replace(ServeConfig(*given, **named), hot=HotLimits(2))
+    )
     return made
 
 

@@ -7,14 +7,16 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from lensmount.errors import LensmountError, UnavailableError
 from lensmount_server.sources.inbox import FeedInbox
 from lensmount_server.sources.model import SourceSpec
 from lensmount_server.video.address import Address, parse_address
+from lensmount_server.video.limits import ReaderOptions
 from lensmount_server.video.mailbox import DropPolicy
-from lensmount_server.video.reader import ReaderOptions
+from lensmount_server.video.policy import AddressPolicy
 from lensmount_server.video.settings import Reconnect
 from lensmount_server.workers.messages import Looking, Plan, Reading
 from lensmount_server.workers.pool import WorkerPool
@@ -25,6 +27,19 @@ WAITING = 4
 WELL_S = 60.0
 # A recording that brings its worker down so often in a row is given up.
 CRASHES = 3
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """Seconds without a frame until a source counts as stalled, how videos are read, and which may be.
+
+    By default all folders are open to sources: whoever builds a manager by hand is at home there. A server takes the
+    policy of its ServeConfig, which is narrower.
+    """
+
+    stalled_s: float = 3.0
+    reader: ReaderOptions = field(default_factory=ReaderOptions)
+    addresses: AddressPolicy = field(default_factory=lambda: AddressPolicy(folders=(Path("/"),)))
 
 
 class Told(Protocol):
@@ -49,7 +64,7 @@ class Connections:
     spec: Callable[[], SourceSpec]
     inbox: FeedInbox
     pool: WorkerPool
-    options: ReaderOptions
+    options: SourceOptions
     told: Told
     made: int = 0
     crashes: int = 0
@@ -64,7 +79,7 @@ class Connections:
         """Until a recording ends. Raises the LensmountError of what can never work."""
         failures = 0
         while True:
-            address, made, started_s = parse_address(self.spec().url), self.made, time.monotonic()
+            address, made, started_s = check(self.spec(), self.options), self.made, time.monotonic()
             self._again.clear()
             try:
                 error = await self._connect(address)
@@ -123,9 +138,15 @@ class Connections:
 
     def _plan(self, address: Address) -> Plan:
         spec = self.spec()
-        reading = Reading(address, spec.loop, spec.pace, spec.effort, self.options)
+        reading = Reading(address, spec.loop, spec.pace, spec.effort, self.options.reader)
         waiting = 1 if spec.policy is DropPolicy.NEWEST else spec.queue_size or WAITING
         return Plan(reading, looking(spec), spec.policy, waiting, self.inbox.next_index, self.inbox.last_pts_ns)
+
+
+def check(spec: SourceSpec, options: SourceOptions) -> Address:
+    """The address of a source. Raises InvalidInputError for a specification that can never work here."""
+    spec.check()
+    return parse_address(spec.url, options.addresses, spec.transport)
 
 
 def looking(spec: SourceSpec) -> Looking:

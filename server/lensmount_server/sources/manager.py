@@ -11,8 +11,9 @@ from typing import Protocol
 
 from lensmount.errors import AlreadyExistsError, LensmountError, NotFoundError, UnavailableError
 from lensmount_server.hub import Hub
+from lensmount_server.sources.connecting import SourceOptions, check
 from lensmount_server.sources.model import SourceSpec, SourceStatus
-from lensmount_server.sources.source import Pin, Source, SourceAnswerer, SourceOptions, Surroundings, check
+from lensmount_server.sources.source import Pin, Source, SourceAnswerer, Surroundings
 from lensmount_server.workers.pool import WorkerPool
 
 logger = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ class SourceManager:
         Raises InvalidInputError for a specification that can not work, AlreadyExistsError when the name is taken,
         UnavailableError after `close` or when it can not be remembered.
         """
-        check(spec)
+        check(spec, self._around.options)
         async with self._changing:
             if self._closed:
                 raise UnavailableError("the server is stopping", fix="try again when it is back")
@@ -92,7 +93,7 @@ class SourceManager:
         async with self._changing:
             source = self._find(name)
             before, spec = source.spec, replace(change(source.spec), name=name)
-            check(spec)
+            check(spec, self._around.options)
             await self._remember({name: spec})
             try:
                 await source.update(spec)

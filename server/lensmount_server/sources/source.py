@@ -7,21 +7,19 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from lensmount.errors import LensmountError
 from lensmount_adapters.preprocessing import Preprocessing
 from lensmount_server.frames import Want
 from lensmount_server.hub import Hub
-from lensmount_server.sources.connecting import Connections, looking
+from lensmount_server.sources.connecting import Connections, SourceOptions, looking
 from lensmount_server.sources.inbox import FeedInbox
 from lensmount_server.sources.meter import Meter
 from lensmount_server.sources.model import SourceSpec, SourceState, SourceStatus
 from lensmount_server.streams import Answerer, Stream
-from lensmount_server.video.address import parse_address
 from lensmount_server.video.mailbox import DropPolicy
-from lensmount_server.video.reader import ReaderOptions
 from lensmount_server.workers.pool import WorkerPool
 from lensmount_server.workers.remote import Wish
 
@@ -44,14 +42,6 @@ class SourceAnswerer(Answerer, Protocol):
 
 
 @dataclass(frozen=True)
-class SourceOptions:
-    """Seconds without a frame until a source counts as stalled, and how videos are read."""
-
-    stalled_s: float = 3.0
-    reader: ReaderOptions = field(default_factory=ReaderOptions)
-
-
-@dataclass(frozen=True)
 class Surroundings:
     """What all sources of a server share."""
 
@@ -69,7 +59,7 @@ class Source:
         self.spec = spec
         self._around = around
         self._inbox = FeedInbox(self._wish)
-        self._connections = Connections(lambda: self.spec, self._inbox, around.pool, around.options.reader, self)
+        self._connections = Connections(lambda: self.spec, self._inbox, around.pool, around.options, self)
         self._stream = self._make_stream()
         self._successor: tuple[Stream, ExitStack] | None = None
         self._meter = Meter()
@@ -251,9 +241,3 @@ async def _end(tasks: list[asyncio.Task[None]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def check(spec: SourceSpec) -> None:
-    """Raises InvalidInputError for a specification that can never work."""
-    spec.check()
-    parse_address(spec.url)

@@ -1,47 +1,90 @@
 """Which addresses a source may have, and how FFmpeg is allowed to open them.
 
-FFmpeg's own addresses can name pipes, devices, other protocols and its options. Only
-two kinds pass here: cameras over RTSP, and regular files, of which FFmpeg may follow no
-reference to anything else (playlists and session descriptions would open sockets).
+FFmpeg's own addresses can name pipes, devices, other protocols and its options. Here an address
+is taken apart, everything in it is checked, and FFmpeg gets a list of the protocols and formats that it may
+use for it; it follows no reference out of a file (playlists and session descriptions would open sockets).
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from lensmount.errors import InvalidInputError
+from lensmount_server.video import plugins
+from lensmount_server.video.hosts import literal
+from lensmount_server.video.policy import EXAMPLES, AddressPolicy, known_schemes
+from lensmount_server.video.settings import Transport
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.,-]*):")
-_ALLOWED = "rtsp://HOST/PATH, rtsps://HOST/PATH, or the path of a video file on the server"
-# FFmpeg takes these words in a query for its own options.
+_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,252})|[0-9A-Fa-f:.]+(%[A-Za-z0-9._-]+)?")
+_CAMERA = re.compile(r"\d{1,3}|/dev/video\d{1,3}|/dev/v4l/by-(id|path)/[A-Za-z0-9._:-]+")
+# FFmpeg takes these words in the query of an RTSP address for its own options.
 _FFMPEG_WORDS = {"udp", "multicast", "tcp", "http", "https", "filter_src"}
+_SRT_WORDS = {"streamid", "passphrase", "latency"}
+_USB_WORDS = {"width": 16_384, "height": 16_384, "fps": 1000}
 _CONTAINERS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,h264,hevc,flv,ogg,asf,ivf,m4v"
+_PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443, "rtmp": 1935}
 
 
 @dataclass(frozen=True)
 class Address:
-    """An address that may be opened: `url` and `options` for FFmpeg, `shown` without a password."""
+    """An address that may be opened.
 
+    `url` and `options` are for what opens it, `shown` is without a password, `policy` is what it was checked with.
+    `live`: when it ends or breaks, it is opened again. `host` and `port` are what it connects to; "" and 0: nothing.
+    """
+
+    scheme: str
     url: str
     shown: str
     live: bool
     options: dict[str, str] = field(hash=False)
+    policy: AddressPolicy = field(repr=False)
+    host: str = ""
+    port: int = 0
+
+    @property
+    def path(self) -> Path:
+        """The file or folder of an address that names one."""
+        return Path(self.url.removeprefix(f"{self.scheme}:"))
+
+    def check_host(self) -> list[str]:
+        """The numeric addresses of its host, best first. It blocks; call it just before connecting.
+
+        Raises CannotOpenError for a name that nobody knows, InvalidInputError for a host that is forbidden.
+        """
+        return [str(each) for each in self.policy.resolve(self.host, self.port, self.shown)]
+
+    def at(self, number: str) -> str:
+        """Its `url` with the host's name replaced by one of its numeric addresses."""
+        parts = urlsplit(self.url)
+        login, at, _ = parts.netloc.rpartition("@")
+        place = f"[{number}]" if ":" in number else number
+        return parts._replace(netloc=f"{login}{at}{place}:{self.port}").geturl()
 
 
-def parse_address(url: str) -> Address:
-    """The address in `url`. Raises InvalidInputError, which lists what is allowed."""
+def parse_address(url: str, policy: AddressPolicy, transport: Transport = Transport.TCP) -> Address:
+    """The address in `url`. It looks at the file system and asks no name server.
+
+    Raises InvalidInputError, which lists what is allowed, for what is malformed or forbidden.
+    """
     if not url or len(url) > 2048 or not url.isprintable():
-        raise _refused("not an address", url)
+        raise _refused("not an address", url, policy)
     scheme = _SCHEME.match(url)
     kind = scheme[1].lower() if scheme else "file"
-    if kind in ("rtsp", "rtsps"):
-        return _camera(url, kind)
-    if kind == "file":
-        return _file(url, _path(url) if scheme else url)
-    raise _refused(f"{kind}: is not allowed", url)
+    if kind not in policy.schemes:
+        raise _refused(f"{kind}: {_why_unknown(kind)}", url, policy)
+    if transport is Transport.UDP and kind != "rtsp":
+        fix = "leave it out; only rtsp:// can travel over UDP"
+        raise InvalidInputError(f"a {kind} address has no choice", field="transport", value="UDP", fix=fix)
+    try:
+        return _parser(kind, transport)(url, kind, policy)
+    except _RefusedError as refusal:
+        raise _refused(str(refusal), url, policy) from refusal
 
 
 def redacted(url: str) -> str:
@@ -49,36 +92,140 @@ def redacted(url: str) -> str:
     return re.sub(r"(?<=://)([^/?#@]*?):[^/?#]*@", r"\1:***@", url, count=1)
 
 
-def _camera(url: str, kind: str) -> Address:
-    parts = _split(url)
-    if not parts.hostname or " " in url:
-        raise _refused("an RTSP address needs a host", url)
-    words = _FFMPEG_WORDS & set(parts.query.split("&"))
+def _why_unknown(kind: str) -> str:
+    if kind in known_schemes():
+        return "is not allowed by this server"
+    return "is not in this server's FFmpeg" if kind in EXAMPLES else "is not a kind of address known here"
+
+
+class _RefusedError(Exception):
+    """Why an address is refused."""
+
+
+_Parser = Callable[[str, str, AddressPolicy], Address]
+
+
+def _parser(kind: str, transport: Transport) -> _Parser:
+    if kind in ("rtsp", "rtsps"):
+        return lambda url, kind, policy: _rtsp(url, kind, policy, transport)
+    others: dict[str, _Parser] = {
+        "http": _web, "https": _web, "rtmp": _rtmp, "srt": _srt, "file": _file, "folder": _folder, "usb": _usb
+    }  # fmt: skip
+    return others.get(kind, _plugin)
+
+
+def _rtsp(url: str, kind: str, policy: AddressPolicy, transport: Transport) -> Address:
+    address = _remote(url, kind, policy)
+    words = _FFMPEG_WORDS & set(re.split(r"[?&#]", url))
     if words:
-        raise _refused(f"?{min(words)} is an option of FFmpeg, not of a camera", url)
+        raise _RefusedError(f"?{min(words)} is an option of FFmpeg, not of a camera")
+    udp = transport is Transport.UDP
     # Probing decides nothing that the first key frame does not say, and costs a second of old frames.
-    options = {"rtsp_transport": "tcp", "allowed_media_types": "video", "probesize": "32", "analyzeduration": "0"}
-    protocols = {"protocol_whitelist": "rtsp,rtsps,tcp,tls", "format_whitelist": "rtsp"}
-    return Address(kind + url[len(kind) :], redacted(url), live=True, options=options | protocols)
+    options = {"allowed_media_types": "video", "probesize": "32", "analyzeduration": "0"}
+    options["rtsp_transport"] = "udp" if udp else "tcp"
+    options["protocol_whitelist"] = "rtsp,rtsps,tcp,tls" + (",udp,rtp" if udp else "")
+    return replace(address, options=options | {"format_whitelist": "rtsp"})
 
 
-def _file(url: str, path: str) -> Address:
+def _web(url: str, kind: str, policy: AddressPolicy) -> Address:
+    # All that it reads is opened by the server itself: FFmpeg has no protocol at all.
+    # Encrypted segments would need `crypto`, other manifests would need checks of their own.
+    options = {"protocol_whitelist": "none", "format_whitelist": f"{_CONTAINERS},hls,mpjpeg,mjpeg"}
+    options |= {"http_persistent": "0", "http_multiple": "0"}
+    return replace(_remote(url, kind, policy), options=options)
+
+
+def _rtmp(url: str, kind: str, policy: AddressPolicy) -> Address:
+    options = {"protocol_whitelist": "rtmp,tcp", "format_whitelist": "flv,live_flv", "rtmp_live": "live"}
+    return replace(_remote(url, kind, policy), options=options)
+
+
+def _srt(url: str, kind: str, policy: AddressPolicy) -> Address:
+    address = _remote(url, kind, policy)
+    words = dict(parse_qsl(urlsplit(url).query, keep_blank_values=True)).keys() - _SRT_WORDS
+    if words or not address.port:
+        raise _RefusedError(f"?{min(words)}= is not taken here" if words else "an SRT address needs a port")
+    return replace(address, options={"protocol_whitelist": "srt", "format_whitelist": "mpegts", "mode": "caller"})
+
+
+def _file(url: str, kind: str, policy: AddressPolicy) -> Address:
+    place = policy.check_path(_existing(_path(url, kind)), url)
+    if place.is_dir():
+        raise _RefusedError(f"this is a folder; for the pictures in it write folder:{place}")
+    if not place.is_file():
+        raise _RefusedError("not a regular file")
+    options = {"protocol_whitelist": "file", "format_whitelist": _CONTAINERS}
+    return Address(kind, f"file:{place}", url, live=False, options=options, policy=policy)
+
+
+def _folder(url: str, kind: str, policy: AddressPolicy) -> Address:
+    text, _, query = url.partition("?")
+    place = policy.check_path(_existing(_path(text, kind)), url)
+    if not place.is_dir():
+        raise _RefusedError("this is no folder; for a video file write its path alone")
+    options = _numbers(query, {"fps": 1000})
+    return Address(kind, f"folder:{place}", url, live=False, options=options, policy=policy)
+
+
+def _usb(url: str, kind: str, policy: AddressPolicy) -> Address:
+    text, _, query = url.partition("?")
+    device = text.partition(":")[2]
+    if not _CAMERA.fullmatch(device):
+        raise _RefusedError("a USB camera is usb:NUMBER, usb:/dev/videoNUMBER or usb:/dev/v4l/by-id/NAME")
+    place = f"/dev/video{device}" if device.isdecimal() else device
+    return Address(kind, f"usb:{place}", url, live=True, options=_numbers(query, _USB_WORDS), policy=policy)
+
+
+def _plugin(url: str, kind: str, policy: AddressPolicy) -> Address:
+    return Address(kind, url, redacted(url), plugins.load(kind).live, options={}, policy=policy)
+
+
+def _remote(url: str, kind: str, policy: AddressPolicy) -> Address:
+    parts = _split(url)
+    host = parts.hostname or ""
+    if not url[len(kind) :].startswith("://") or " " in url or "\\" in url:
+        raise _RefusedError("not an address")
+    if not _HOST.fullmatch(host):
+        raise _RefusedError("it needs a host, by name or number")
+    shown = redacted(url)
+    number = literal(host)
+    if number is not None:
+        policy.check_address(number, shown)
+    port = parts.port or _PORTS.get(kind, 0)
+    return Address(kind, kind + url[len(kind) :], shown, True, options={}, policy=policy, host=host, port=port)
+
+
+def _existing(path: str) -> Path:
     place = Path(path).absolute()
     try:
-        regular = place.is_file()
+        place.stat()
     except OSError as error:
-        raise _refused(f"can not be looked at: {error.strerror}", url) from error
-    if not regular:
-        raise _refused("no such file on the server", url)
-    options = {"protocol_whitelist": "file", "format_whitelist": _CONTAINERS}
-    return Address(f"file:{place}", url, live=False, options=options)
+        raise _RefusedError(f"no such file on the server: {error.strerror}") from error
+    except ValueError as error:
+        raise _RefusedError("not a path") from error
+    return place
 
 
-def _path(url: str) -> str:
+def _path(url: str, kind: str) -> str:
+    if not _SCHEME.match(url):
+        return url
+    start = len(kind) + 1
+    if not url.startswith("//", start):
+        return url[start:]
     parts = _split(url)
     if parts.netloc not in ("", "localhost"):
-        raise _refused("a file address has no host", url)
-    return unquote(parts.path) if url[5:7] == "//" else url[5:]
+        raise _RefusedError(f"a {kind} address has no host")
+    return unquote(parts.path)
+
+
+def _numbers(query: str, allowed: dict[str, int]) -> dict[str, str]:
+    given = dict(parse_qsl(query, keep_blank_values=True))
+    for name, value in given.items():
+        if name not in allowed:
+            raise _RefusedError(f"?{name}= is not taken here, only {', '.join(allowed)}")
+        if not re.fullmatch(r"\d{1,5}(\.\d{1,3})?", value) or not 0 < float(value) <= allowed[name]:
+            raise _RefusedError(f"?{name}= must be a number above 0, to {allowed[name]}")
+    return given
 
 
 def _split(url: str) -> SplitResult:
@@ -86,10 +233,12 @@ def _split(url: str) -> SplitResult:
         parts = urlsplit(url)
         parts.port  # noqa: B018  # read for its check
     except ValueError as error:
-        raise _refused("not an address", url) from error
+        raise _RefusedError("not an address") from error
     return parts
 
 
-def _refused(why: str, url: str) -> InvalidInputError:
+def _refused(why: str, url: str, policy: AddressPolicy) -> InvalidInputError:
     shown = re.sub(r"://.*@", "://***@", url)  # what is no address may hide its password anywhere
-    return InvalidInputError(why, field="url", value=shown, fix=f"use {_ALLOWED}")
+    brought = ", ".join(sorted(set(plugins.installed()) - set(EXAMPLES))) or "none"
+    fix = f"use {policy.examples} (plugins installed: {brought})"
+    return InvalidInputError(why, field="url", value=shown, fix=fix)

@@ -1,41 +1,43 @@
-"""Stub."""
+"""The right reader for an address."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import Protocol
-
-from lensmount_server.frames import Frame
+from lensmount_server.video import plugins
 from lensmount_server.video.address import Address
-from lensmount_server.video.reader import ReaderOptions, VideoReader
-from lensmount_server.video.settings import Effort, Pace
+from lensmount_server.video.folder import FolderReader
+from lensmount_server.video.limits import ReaderOptions
+from lensmount_server.video.policy import EXAMPLES
+from lensmount_server.video.reader import Reader, VideoReader
+from lensmount_server.video.settings import Pace
 from lensmount_server.video.timeline import Timeline
-
-
-class Reader(Protocol):
-    """Stub."""
-
-    @property
-    def broken(self) -> int: ...
-    @property
-    def skipped(self) -> int: ...
-    @property
-    def codec(self) -> str: ...
-    def frames(self) -> Generator[Frame]: ...
-    def stop(self) -> None: ...
-    def want(self, max_fps: float) -> None: ...
-
-
-class _Reader(VideoReader):
-    skipped = 0
-    codec = "h264"
-
-    def want(self, max_fps: float) -> None:
-        """Stub."""
+from lensmount_server.video.usb import UsbReader
 
 
 def open_reader(
-    address: Address, *, loop: bool, pace: Pace, effort: Effort, options: ReaderOptions, timeline: Timeline
+    address: Address,
+    *,
+    loop: bool = False,
+    pace: Pace = Pace.REALTIME,
+    options: ReaderOptions | None = None,
+    timeline: Timeline | None = None,
 ) -> Reader:
-    """Stub."""
-    return _Reader(address, loop=loop, options=options, timeline=timeline)
+    """A reader that has not opened anything yet; its `frames` does. `loop` and `pace` are for recordings alone.
+
+    Raises IncompatibleError for a plugin that is not there any more.
+    """
+    options, timeline = options or ReaderOptions(), timeline or Timeline()
+    if address.scheme == "folder":
+        return FolderReader(address, loop=loop, pace=pace, options=options, timeline=timeline)
+    if address.scheme == "usb":
+        return UsbReader(address, options=options, timeline=timeline)
+    if address.scheme in EXAMPLES:
+        return VideoReader(address, loop=loop, pace=pace, options=options, timeline=timeline)
+    return plugins.PluginReader(
+        plugins.load(address.scheme),
+        address.url,
+        address.shown,
+        limits=options.limits,
+        timeline=timeline,
+        paced=pace is Pace.REALTIME,
+        loop=loop,
+    )

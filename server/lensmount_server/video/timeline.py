@@ -11,8 +11,12 @@ _NS = 1_000_000_000
 class Timeline:
     """Numbers frames from `first` on and gives each a time in nanoseconds that rises over loops and reconnections.
 
-    `last_ns` is the time of the frame before the first, if there was one.
+    `last_ns` is the time of the frame before the first, if there was one. A stream whose own times repeat or go
+    back goes on one step after its last frame, and so does one that jumps ahead by more than a day: no stream has
+    such a hole.
     """
+
+    _LONGEST_HOLE_NS = 24 * 3600 * _NS
 
     def __init__(self, first: int = 0, last_ns: int = 0) -> None:
         self._index = first - 1
@@ -28,18 +32,23 @@ class Timeline:
     def begin(self, step_ns: int) -> None:
         """The next frame is the first of another recording, one step of `step_ns` after the last frame."""
         self._offset_ns = None
-        self._step_ns = step_ns
+        self._step_ns = max(step_ns, 1)
 
     def place(self, pts_ns: int | None) -> tuple[int, int]:
         """Index and time of a frame whose own recording says `pts_ns`; one that says nothing comes a step later."""
         self._index += 1
         expected = self._last_ns + self._step_ns if self._index else 0
-        if pts_ns is not None and self._offset_ns is None:
-            self._offset_ns = expected - pts_ns
-        if pts_ns is not None and self._offset_ns is not None:
-            expected = pts_ns + self._offset_ns
-        self._last_ns = max(expected, self._last_ns + 1) if self._index else 0
+        if pts_ns is not None:
+            if not self._follows(pts_ns):
+                self._offset_ns = expected - pts_ns
+            expected = pts_ns + (self._offset_ns or 0)
+        self._last_ns = expected
         return self._index, self._last_ns
+
+    def _follows(self, pts_ns: int) -> bool:
+        if self._offset_ns is None:
+            return False
+        return not self._index or 0 < pts_ns + self._offset_ns - self._last_ns <= self._LONGEST_HOLE_NS
 
 
 class Pacer:

@@ -12,7 +12,7 @@ from lensmount.errors import LensmountError, ServerError
 from lensmount_server.frames import Frame
 from lensmount_server.video.account import Drops
 from lensmount_server.video.mailbox import Mailbox
-from lensmount_server.video.open import Reader
+from lensmount_server.video.reader import Reader
 from lensmount_server.workers.block import Tally
 from lensmount_server.workers.reading import PushReader
 

@@ -13,9 +13,9 @@ import pytest
 from answers import Echo, until
 from lensmount_server.frames import Want
 from lensmount_server.hub import Hub, Subscription
+from lensmount_server.sources.connecting import SourceOptions
 from lensmount_server.sources.manager import SourceManager
 from lensmount_server.sources.model import SourceSpec, SourceState, SourceStatus
-from lensmount_server.sources.source import SourceOptions
 from lensmount_server.video.reader import ReaderOptions
 from lensmount_server.video.settings import Reconnect
 from lensmount_server.workers.pool import PoolOptions, WorkerPool

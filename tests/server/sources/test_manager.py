@@ -21,9 +21,9 @@ from lensmount.errors import (
 from lensmount_server.frames import Answer, Frame, Want
 from lensmount_server.hub import Hub, Subscription
 from lensmount_server.scheduling import Terms
+from lensmount_server.sources.connecting import SourceOptions
 from lensmount_server.sources.manager import SourceManager
 from lensmount_server.sources.model import SourceSpec, SourceState, SourceStatus
-from lensmount_server.sources.source import SourceOptions
 from lensmount_server.streams import DropPolicy, Drops, StreamResult
 from lensmount_server.workers.pool import WorkerPool
 from videos import clip, write_clip

@@ -19,13 +19,13 @@ from lensmount_server.video.reader import BrokenStreamError, CannotOpenError, Re
 from lensmount_server.video.timeline import Pacer
 from opened import pixels_of
 from rtsp_server import RtspServer, needs_rtsp
-from videos import NS, clip, number_of, write_clip, write_two_streams
+from videos import ANYWHERE, NS, clip, number_of, write_clip, write_two_streams
 
 QUICK = ReaderOptions(silence_s=1.0)
 
 
 def reader(url: str | Path, *, loop: bool = False, options: ReaderOptions = QUICK) -> VideoReader:
-    return VideoReader(parse_address(str(url)), loop=loop, options=options)
+    return VideoReader(parse_address(str(url), ANYWHERE), loop=loop, options=options)
 
 
 def first(count: int, source: VideoReader) -> list[Frame]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import time
 from threading import Event
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -45,6 +46,33 @@ def test_a_first_frame_without_time_does_not_shift_the_rest() -> None:
     timeline = Timeline()
     timeline.begin(40 * MS)
     assert [timeline.place(pts)[1] // MS for pts in (None, 40 * MS, 80 * MS)] == [0, 40, 80]
+
+
+@pytest.mark.parametrize(
+    ("own_ms", "placed_ms"),
+    [
+        ([0, 40, 40, 80, 120], [0, 40, 80, 120, 160]),  # one repeats: a step of its own
+        ([7, 7, 7, 7], [0, 40, 80, 120]),  # always the same
+        ([9_000_000, 9_000_040, 0, 40, 80], [0, 40, 80, 120, 160]),  # back by hours
+        ([0, 40, 7_200_000, 7_200_040], [0, 40, 7_200_000, 7_200_040]),  # a hole of two hours: time has passed
+        ([0, 40, 10**12, 10**12 + 40], [0, 40, 80, 120]),  # of thirty years: nonsense
+        ([0, 40, 10**12, 80, 120], [0, 40, 80, 120, 160]),  # and back
+        ([0, 40, -(10**15), 10**15, None], [0, 40, 80, 120, 160]),
+    ],
+)
+def test_times_that_repeat_or_jump(own_ms: list[int | None], placed_ms: list[int]) -> None:
+    timeline = Timeline()
+    timeline.begin(40 * MS)
+    placed = [timeline.place(None if pts is None else pts * MS)[1] // MS for pts in own_ms]
+    assert placed == placed_ms
+
+
+@given(st.lists(st.none() | st.integers(-(2**63), 2**63), max_size=50))
+def test_times_stay_small_enough_to_travel(own: list[int | None]) -> None:
+    timeline = Timeline()
+    timeline.begin(0)
+    day = 24 * 3600 * 1000 * MS
+    assert all(timeline.place(pts)[1] <= number * day for number, pts in enumerate(own))
 
 
 def test_the_pacer_waits_until_a_frame_is_due() -> None:
