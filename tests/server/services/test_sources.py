@@ -167,7 +167,8 @@ async def test_what_a_source_was_told_is_told_back(live: Served, clip: Path) -> 
         gate=sources_pb2.MotionGate(change=0.25, refresh_ms=700),
         reconnect=sources_pb2.Reconnect(first_ms=100, longest_ms=900),
     )
-    added = await add(live, clip, **{field.name: value for field, value in told.ListFields()})
+    fields = {field.name: value for field, value in told.ListFields()}
+    added = await add(live, clip, **{**fields, "url": "rtsp://127.0.0.1:1/cam", "paused": True})
     echoed = Config(**{field.name: getattr(added.config, field.name) for field, _ in told.ListFields()})
     assert echoed == told
     usual = (await add(live, clip, "usual")).config
@@ -241,7 +242,7 @@ BAD: dict[str, tuple[dict[str, object], type[LensmountError], str]] = {
     "no address": ({"url": ""}, InvalidInputError, "url"),
     "no such file": ({"url": "/nowhere/line.mp4"}, InvalidInputError, "url"),
     "a folder": ({"url": "/"}, InvalidInputError, "url"),
-    "another protocol": ({"url": "http://127.0.0.1/line.mp4"}, InvalidInputError, "url"),
+    "another protocol": ({"url": "ftp://127.0.0.1/line.mp4"}, InvalidInputError, "url"),
     "a protocol of FFmpeg": ({"url": "concat:/etc/passwd|/etc/hosts"}, InvalidInputError, "url"),
     "no host": ({"url": "rtsp:///stream"}, InvalidInputError, "url"),
     "a deadline in days": ({"deadline_ms": 90_000_000}, InvalidInputError, "deadline_ms"),

@@ -172,7 +172,7 @@ async def test_what_can_not_be_added(tmp_path: Path) -> None:
         with pytest.raises(InvalidInputError, match="task"):
             await manager.add(SourceSpec("a", path, ()))
         with pytest.raises(InvalidInputError, match="rtsp://"):
-            await manager.add(SourceSpec("a", "http://camera/x.mp4", WANTS))
+            await manager.add(SourceSpec("a", "ftp://camera/x.mp4", WANTS))
         await manager.add(SourceSpec("a", path, WANTS, loop=True))
         with pytest.raises(AlreadyExistsError):
             await manager.add(SourceSpec("a", path, WANTS))
@@ -226,7 +226,7 @@ async def test_a_file_that_is_no_video_has_failed(tmp_path: Path) -> None:
             await manager.add(SourceSpec("a", str(path), WANTS))
             states, _ = await follow(subscription, SourceState.FAILED)
         assert names(states) == ["CONNECTING", "FAILED"]
-        assert "not a video file" in states[-1].reason
+        assert "not a video of a kind" in states[-1].reason
         assert feeds(manager) == 0
 
 
