@@ -167,7 +167,7 @@ async def test_what_can_not_be_added(tmp_path: Path) -> None:
         with pytest.raises(InvalidInputError, match="task"):
             manager.add(SourceSpec("a", path, ()))
         with pytest.raises(InvalidInputError, match="rtsp://"):
-            manager.add(SourceSpec("a", "http://camera/x.mp4", WANTS))
+            manager.add(SourceSpec("a", "udp://camera:1", WANTS))
         manager.add(SourceSpec("a", path, WANTS, loop=True))
         with pytest.raises(AlreadyExistsError):
             manager.add(SourceSpec("a", path, WANTS))

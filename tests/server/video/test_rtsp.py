@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import islice
+from typing import Any
 
 import pytest
 
@@ -95,8 +96,11 @@ def test_a_name_that_leads_out_is_refused_before_anything_is_sent(monkeypatch: p
 
 
 def test_the_next_address_of_a_name_is_tried(camera: RtspServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    def two(_host: str, port: int, **_: object) -> object:
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (each, port)) for each in ("127.0.0.9", "127.0.0.1")]
+    real = socket.getaddrinfo
+
+    def two(host: str, port: int, *given: Any, **named: Any) -> list[Any]:
+        hosts = ("127.0.0.9", "127.0.0.1") if host == "camera.test" else (host,)
+        return [found for each in hosts for found in real(each, port, *given, **named)]
 
     monkeypatch.setattr(socket, "getaddrinfo", two)
     assert first(1, f"rtsp://camera.test:{camera.port}/cam")
