@@ -25,7 +25,9 @@ from lensmount_server.config import ServeConfig
 from lensmount_server.engine.settings import EngineSettings
 from lensmount_server.frames import Frame
 from lensmount_server.services import push as pushed
+from lensmount_server.video.policy import AddressPolicy
 from serving import CLOSE, PATIENCE_S, Feed, Kit, config, message, raw_frame, read, serving
+from videos import write_clip
 
 SHOT = pictures(1, seed=11)[0]
 
@@ -53,6 +55,19 @@ async def test_it_says_where_it_listens_and_what_it_runs(settings: ServeConfig, 
         assert (await client.info()).backbone.fingerprint == kit.backbone.fingerprint
     with pytest.raises(OSError, match="refused"):
         socket.create_connection((host, int(port)), timeout=5)
+
+
+async def test_sources_come_from_where_it_is_told_only(settings: ServeConfig, kit: Kit, tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "a.mp4", 3)
+    shut = AddressPolicy(folders=(tmp_path / "data",))
+    for policy, words in ((shut, "not open to sources"), (AddressPolicy(folders=(tmp_path,)), "")):
+        async with running(replace(settings, addresses=policy)) as (address, _), AsyncClient(address) as client:
+            await client.register(kit.defect[0].folder, alias="live")
+            if words:
+                with pytest.raises(InvalidInputError, match=words):
+                    await client.add_source("line-1", str(path), "defect")
+            else:
+                assert (await client.add_source("line-1", str(path), "defect")).name == "line-1"
 
 
 async def test_it_listens_where_it_is_told_only(settings: ServeConfig) -> None:

@@ -22,6 +22,7 @@ from lensmount.cli import cli
 from lensmount.errors import LensmountError
 from lensmount_adapters.backbones import Segment
 from lensmount_server import commands
+from lensmount_server.config import ServeConfig
 from serving import CLOSE, PATIENCE_S, Kit
 
 SHOT = pictures(1, seed=14)[0]
@@ -134,6 +135,66 @@ def test_options_that_can_not_be(kit: Kit, tmp_path: Path, arguments: list[str],
     assert found == status
     assert told in said
     assert "Traceback" not in said
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[ServeConfig]:
+    """What `lensmount serve` would have run."""
+    configs: list[ServeConfig] = []
+
+    async def note(config: ServeConfig, _on_ready: object) -> None:
+        configs.append(config)
+
+    monkeypatch.setattr(commands, "run_server", note)
+    return configs
+
+
+def test_where_sources_may_come_from(told: list[ServeConfig], tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    schemes = ["--source-scheme", "rtsp", "--source-scheme", "FILE"]
+    folders = ["--source-folder", str(tmp_path / "link"), "--source-folder", "/usr"]
+    networks = ["--source-network", "192.168.7.0/24", "--source-network", "fd00::/8", "--source-network", "10.0.0.7"]
+    assert run("serve", *schemes, *folders, *networks) == (0, "")
+    policy = told[0].addresses
+    assert policy.schemes == ("rtsp", "file")
+    assert policy.folders == (tmp_path.resolve(), Path("/usr"))
+    assert [str(network) for network in policy.networks] == ["192.168.7.0/24", "fd00::/8", "10.0.0.7/32"]
+
+
+def test_sources_come_from_the_current_folder_if_nothing_is_said(
+    told: list[ServeConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("serve") == (0, "")
+    policy = told[0].addresses
+    assert policy.folders == (tmp_path,)
+    assert {"rtsp", "http", "file", "folder", "usb"} <= set(policy.schemes)
+    assert policy.networks == ()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--source-scheme", "gopher"], "no such kind of source"),
+        (["--source-network", "10.0.0.1/8"], "not a network"),
+        (["--source-network", "camera"], "write it like 192.168.1.0/24"),
+        (["--source-folder", "/no/such/folder"], "does not exist"),
+    ],
+)
+def test_places_that_can_not_be(told: list[ServeConfig], arguments: list[str], said: str) -> None:
+    status, output = run("serve", *arguments)
+    assert status == 2
+    assert said in " ".join(output.split())
+    assert told == []
+
+
+def test_help_says_where_sources_may_come_from() -> None:
+    _, said = run("serve", "--help")
+    said = " ".join(said.split())
+    assert "--source-scheme SCHEME" in said
+    assert "rtsp, rtsps, http" in said
+    assert "Without it: the current folder." in said
+    assert "192.168.7.0/24" in said
 
 
 def test_serve_tells_people_what_they_need(kit: Kit, capsys: pytest.CaptureFixture[str]) -> None:

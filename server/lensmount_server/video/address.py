@@ -61,10 +61,22 @@ class Address:
 
     def at(self, number: str) -> str:
         """Its `url` with the host's name replaced by one of its numeric addresses."""
+        place = f"[{number}]" if ":" in number else number
+        return self._moved(self.scheme, f"{place}:{self.port}")
+
+    @property
+    def relayed(self) -> bool:
+        """Whether FFmpeg reaches it through a port of this machine; over UDP it must know the camera itself."""
+        return self.scheme == "rtsps" or self.options.get("rtsp_transport") == "tcp"
+
+    def through(self, port: int) -> str:
+        """Its `url` for a relay on this machine, which speaks TLS itself where that is asked for."""
+        return self._moved("rtsp", f"127.0.0.1:{port}")
+
+    def _moved(self, scheme: str, place: str) -> str:
         parts = urlsplit(self.url)
         login, at, _ = parts.netloc.rpartition("@")
-        place = f"[{number}]" if ":" in number else number
-        return parts._replace(netloc=f"{login}{at}{place}:{self.port}").geturl()
+        return parts._replace(scheme=scheme, netloc=f"{login}{at}{place}").geturl()
 
 
 def parse_address(url: str, policy: AddressPolicy, transport: Transport = Transport.TCP) -> Address:

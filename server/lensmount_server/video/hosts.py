@@ -50,6 +50,17 @@ def resolve(host: str, port: int) -> list[IpAddress]:
     return list(dict.fromkeys(ipaddress.ip_address(str(where[0])) for *_, where in found))
 
 
+def connect(addresses: list[IpAddress], port: int, timeout_s: float | None) -> socket.socket:
+    """A TCP connection to the first address that takes it. Raises the OSError of the last one."""
+    failure = OSError("no address")
+    for address in addresses:
+        try:
+            return socket.create_connection((str(address), port), timeout_s)
+        except OSError as error:
+            failure = error
+    raise failure
+
+
 def forbidden(address: IpAddress, networks: tuple[IpNetwork, ...]) -> str:
     """Why the server may not connect to `address`; "" when it may. An IPv4 address inside an IPv6 one counts as such.
 

@@ -14,16 +14,16 @@ from av.container import InputContainer
 from lensmount.errors import InvalidInputError, LensmountError
 from lensmount_server.video.address import Address
 from lensmount_server.video.errors import CannotOpenError
+from lensmount_server.video.hosts import connect
 from lensmount_server.video.limits import ReaderOptions
+from lensmount_server.video.relay import Relay, with_tls
 from lensmount_server.video.web import Web
 
 SILENT = (av.error.ExitError, av.error.TimeoutError)
 _LOCKED = (av.error.HTTPUnauthorizedError, av.error.HTTPForbiddenError)
 _UNREADABLE = (av.error.InvalidDataError, av.error.ArgumentError)
-_FOREIGN = "not a video of a kind that this server reads"
+_FOREIGN = "not a video file of a kind that this server reads"
 _ELSEWHERE = (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EADDRNOTAVAIL)
-# A name says more than where to connect in TLS, so it stays; whoever lies about it gets a handshake and no more.
-_NAMED = ("rtsps",)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +47,10 @@ def opened(address: Address, options: ReaderOptions, stop: Event) -> Iterator[Op
     if address.scheme == "file":
         _check_file(address)
         container = _open(address.url, address, options)
+    elif address.relayed:
+        with closing(_relay(address, options.silence_s)) as relay, closing(_through(relay, address, options)) as source:
+            yield Opened(source, recorded=False)
+        return
     else:
         container = _connect(address, options)
     with closing(container):
@@ -64,8 +68,7 @@ def never(address: Address, why: str) -> InvalidInputError:
 
 
 def _connect(address: Address, options: ReaderOptions) -> InputContainer:
-    numbers = address.check_host()
-    urls = [address.url] if address.scheme in _NAMED else [address.at(number) for number in numbers]
+    urls = [address.at(number) for number in address.check_host()]
     for url in urls[:-1]:
         try:
             return _open(url, address, options)
@@ -73,6 +76,29 @@ def _connect(address: Address, options: ReaderOptions) -> InputContainer:
             if getattr(error.__cause__, "errno", 0) not in _ELSEWHERE:
                 raise
     return _open(urls[-1], address, options)
+
+
+def _relay(address: Address, silence_s: float) -> Relay:
+    numbers = address.policy.resolve(address.host, address.port, address.shown)
+    try:
+        camera = connect(numbers, address.port, silence_s)
+        if address.scheme == "rtsps":
+            camera = with_tls(camera, address.host)
+    except OSError as error:
+        silent = f"no {address.scheme.upper()} answer within {silence_s:g} s"
+        why = silent if isinstance(error, TimeoutError) else error.strerror or str(error)
+        raise _not_now(address, why) from error
+    camera.settimeout(None)  # FFmpeg watches the time
+    return Relay(camera)
+
+
+def _through(relay: Relay, address: Address, options: ReaderOptions) -> InputContainer:
+    try:
+        return _open(address.through(relay.port), address, options)
+    except CannotOpenError as error:
+        if relay.redirected:
+            raise _not_now(address, "it redirects to another address, which is not followed") from error
+        raise
 
 
 def _open(url: str, address: Address, options: ReaderOptions) -> InputContainer:
@@ -112,4 +138,8 @@ def _why_not(error: av.FFmpegError, address: Address, options: ReaderOptions) ->
         return never(address, words(error))
     silent = isinstance(error, (*SILENT, *_UNREADABLE))  # FFmpeg calls an answer that never came invalid data
     why = f"no {address.scheme.upper()} answer within {options.silence_s:g} s" if silent else words(error)
+    return _not_now(address, why)
+
+
+def _not_now(address: Address, why: str) -> CannotOpenError:
     return CannotOpenError(why, field="url", value=address.shown, fix="check that it is up and reachable")

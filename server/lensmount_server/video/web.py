@@ -24,6 +24,7 @@ from urllib.parse import quote, unquote, urlsplit
 from lensmount.errors import InvalidInputError, LensmountError
 from lensmount_server.video.address import Address
 from lensmount_server.video.errors import BrokenStreamError, CannotOpenError
+from lensmount_server.video.hosts import connect
 from lensmount_server.video.policy import AddressPolicy
 
 _AGENT = "lensmount"
@@ -160,13 +161,8 @@ class WebFile:
 
 
 def _connect(connection: http.client.HTTPConnection, policy: AddressPolicy, shown: str) -> socket.socket:
-    failure: OSError | None = None
-    for address in policy.resolve(connection.host, connection.port, shown):
-        try:
-            return socket.create_connection((str(address), connection.port), connection.timeout)
-        except OSError as error:
-            failure = error
-    raise failure or OSError("no address")
+    addresses = policy.resolve(connection.host, connection.port, shown)
+    return connect(addresses, connection.port, connection.timeout)
 
 
 class _Http(http.client.HTTPConnection):

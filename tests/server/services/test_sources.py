@@ -168,7 +168,7 @@ async def test_what_a_source_was_told_is_told_back(live: Served, clip: Path) -> 
         reconnect=sources_pb2.Reconnect(first_ms=100, longest_ms=900),
     )
     fields = {field.name: value for field, value in told.ListFields()}
-    added = await add(live, clip, **{**fields, "url": "rtsp://127.0.0.1:1/cam", "paused": True})
+    added = await add(live, Path("rtsp://127.0.0.1:1/cam"), paused=True, **fields)
     echoed = Config(**{field.name: getattr(added.config, field.name) for field, _ in told.ListFields()})
     assert echoed == told
     usual = (await add(live, clip, "usual")).config
