@@ -20,7 +20,9 @@ from lensmount.errors import InvalidInputError, LensmountError, UnavailableError
 from lensmount_server.frames import Frame
 from lensmount_server.video.address import Address
 from lensmount_server.video.decoder import PictureDecoder
+from lensmount_server.video.effort import Thrift
 from lensmount_server.video.limits import PictureLimits
+from lensmount_server.video.settings import Effort
 from lensmount_server.video.timeline import Pacer, Timeline
 
 _NS = 1_000_000_000
@@ -52,6 +54,7 @@ class VideoReader:
     A camera is read as it sends. A file is read at its own pace and, with `loop`, again
     and again: indices keep counting and times keep rising. Of several video streams
     FFmpeg's best one is taken (marked as default, else more pictures, else more bits).
+    `effort` and `max_fps`, the highest rate that a task wants, decide which pictures are decoded.
     """
 
     def __init__(
@@ -61,6 +64,8 @@ class VideoReader:
         loop: bool = False,
         options: ReaderOptions | None = None,
         timeline: Timeline | None = None,
+        effort: Effort = Effort.AUTO,
+        max_fps: float = 0.0,
     ) -> None:
         self._address = address
         self._loop = loop and not address.live
@@ -70,11 +75,24 @@ class VideoReader:
         self._pacer = Pacer(self._stop)
         self._decoder: PictureDecoder | None = None
         self._broken_before = 0
+        self._skipped_before = 0
+        self._effort = effort
+        self._max_fps = max_fps
+        self._thrift = Thrift(effort, max_fps)
 
     @property
     def broken(self) -> int:
         """Packets so far that could not be decoded."""
         return self._broken_before + (self._decoder.broken if self._decoder is not None else 0)
+
+    @property
+    def skipped(self) -> int:
+        """Packets so far that were left out because no task needs their pictures."""
+        return self._skipped_before + (self._decoder.skipped if self._decoder is not None else 0)
+
+    def want(self, max_fps: float) -> None:
+        """Sets the highest rate that a task wants, 0: every picture. From any thread."""
+        self._max_fps = self._thrift.max_fps = max_fps
 
     def stop(self) -> None:
         """Makes `frames` return soon: at once between two packets, else when the peer's time is up."""
@@ -115,8 +133,10 @@ class VideoReader:
         if not isinstance(stream, VideoStream):
             raise self._never("there is no video in it")
         self._options.limits.check(max(stream.width, 1), max(stream.height, 1))
-        self._broken_before = self.broken
-        self._decoder = PictureDecoder(stream.codec_context, self._options.limits)
+        self._broken_before, self._skipped_before = self.broken, self.skipped
+        self._thrift = Thrift(self._effort)
+        self._thrift.max_fps = self._max_fps  # read after whoever wants another rate can reach it
+        self._decoder = PictureDecoder(stream.codec_context, self._options.limits, self._thrift)
         self._timeline.begin(_step_ns(stream))
         try:
             for packet in container.demux(stream):
