@@ -63,7 +63,8 @@ class Preprocessing(BaseModel):
         picture = torch.from_numpy(writable).permute(2, 0, 1).unsqueeze(0)
         if (height, width) != tuple(picture.shape[2:]):
             picture = F.interpolate(picture, (height, width), mode=self.interpolation, antialias=True)
-        return self.crop(picture[0])
+        top, left = self.corner(height, width)
+        return picture[0, :, top : top + self.height, left : left + self.width].contiguous()
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """Height and width to which a picture of that size is resized before it is cropped.
@@ -76,11 +77,9 @@ class Preprocessing(BaseModel):
             raise InvalidInputError("the picture is too narrow", field="picture", value=f"{width}x{height}", fix=fix)
         return new_height, new_width
 
-    def crop(self, resized: Tensor) -> Tensor:
-        """The centre of (3, h, w) as (3, `height`, `width`), contiguous."""
-        top = max(round((resized.shape[1] - self.height) / 2), 0)
-        left = max(round((resized.shape[2] - self.width) / 2), 0)
-        return resized[:, top : top + self.height, left : left + self.width].contiguous()
+    def corner(self, height: int, width: int) -> tuple[int, int]:
+        """Top and left of the centre that is kept of a resized picture of that size."""
+        return max(round((height - self.height) / 2), 0), max(round((width - self.width) / 2), 0)
 
     def normalize(self, batch: Tensor) -> Tensor:
         """uint8 (rows, 3, height, width) to float32 of the same shape, as the backbone expects it."""

@@ -34,10 +34,12 @@ class Rounds:
         return _spread([a / b for a, b in zip(self.ms[side], self.ms[to], strict=True)])
 
 
-def in_turns(sides: Mapping[str, Timed], rounds: int) -> Iterator[Rounds]:
+def in_turns(
+    sides: Mapping[str, Timed], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> Iterator[Rounds]:
     """Run every side once a round, after one round that does not count; gives what was measured after each round.
 
-    Every other round goes backwards, so that nobody always runs behind the same neighbour.
+    Every other round goes backwards, so that nobody always runs behind the same neighbour. The clock gives seconds.
     """
     for run in sides.values():
         run()
@@ -45,9 +47,9 @@ def in_turns(sides: Mapping[str, Timed], rounds: int) -> Iterator[Rounds]:
     for number in range(rounds):
         order = list(sides.items())
         for name, run in order if number % 2 == 0 else reversed(order):
-            start = time.perf_counter()
+            start = clock()
             run()
-            ms[name].append((time.perf_counter() - start) * 1e3)
+            ms[name].append((clock() - start) * 1e3)
         yield Rounds(ms)
 
 

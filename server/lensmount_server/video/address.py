@@ -66,8 +66,13 @@ class Address:
 
     @property
     def relayed(self) -> bool:
-        """Whether FFmpeg reaches it through a port of this machine; over UDP it must know the camera itself."""
-        return self.scheme == "rtsps" or self.options.get("rtsp_transport") == "tcp"
+        """Whether FFmpeg reaches it through a port of this machine, and so can not be sent elsewhere.
+
+        That costs something for every packet, so it is done only where the policy names the networks. Over UDP
+        FFmpeg must know the camera itself.
+        """
+        guarded = bool(self.policy.networks)
+        return guarded and (self.scheme == "rtsps" or self.options.get("rtsp_transport") == "tcp")
 
     def through(self, port: int) -> str:
         """Its `url` for a relay on this machine, which speaks TLS itself where that is asked for."""

@@ -87,7 +87,8 @@ class Thrift:
             needless = self._closed or self._leads(pts_ns) or self._is_bridged(pts_ns, period_ns)
             return Verdict.SKIP if needless else Verdict.DECODE
         if glimpse.key:
-            self._groups.begin(pts_ns, clean=glimpse.clean)
+            if not self._groups.begin(pts_ns, clean=glimpse.clean):
+                self._forget()
             if self._closed:
                 self._opened_ns = pts_ns
             return self._open()
@@ -96,7 +97,7 @@ class Thrift:
             return Verdict.SKIP
         if self._leads(pts_ns):
             return Verdict.SKIP
-        self._opened_ns = None if self._opened_ns is not None and pts_ns > self._opened_ns else self._opened_ns
+        self._opened_ns = None
         return self._close() if self._ends_here(pts_ns, period_ns) else Verdict.DECODE
 
     def _leads(self, pts_ns: int) -> bool:
@@ -133,6 +134,11 @@ class Thrift:
         self._closed = True
         return Verdict.CLOSE
 
+    def _forget(self) -> None:
+        self._kept.clear()
+        self._steps.clear()
+        self._newest_ns = None
+
     def _note(self, pts_ns: int, verdict: Verdict) -> None:
         if self._newest_ns is not None and pts_ns > self._newest_ns:
             self._steps.append(pts_ns - self._newest_ns)
@@ -158,14 +164,15 @@ class _Groups:
             return None
         return self._began_ns + max(recent)
 
-    def begin(self, pts_ns: int, *, clean: bool) -> None:
-        """A group begins. One whose key frame is not clean tells nothing: the decoder could not start there."""
+    def begin(self, pts_ns: int, *, clean: bool) -> bool:
+        """A group begins; False when time goes back. One that is not clean tells nothing: no place to start at."""
         length = None if self._began_ns is None else pts_ns - self._began_ns
+        self._began_ns = pts_ns
         if not clean or (length is not None and length <= 0):
             self._lengths.clear()
         elif length is not None:
             self._lengths.append(length)
-        self._began_ns = pts_ns
+        return length is None or length > 0
 
     def doubt(self, pts_ns: int) -> None:
         """A picture of this time came and no key frame: if one was due, the groups are believed less."""

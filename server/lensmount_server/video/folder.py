@@ -54,6 +54,9 @@ class FolderReader:
         self.broken = 0
         self.codec = ""
 
+    def want(self, max_fps: float) -> None:
+        """Nothing: each picture stands alone, and one that nobody asks for costs next to nothing."""
+
     def stop(self) -> None:
         """Makes `frames` return before the next picture."""
         self._stop.set()

@@ -8,7 +8,7 @@ from lensmount_server.video.folder import FolderReader
 from lensmount_server.video.limits import ReaderOptions
 from lensmount_server.video.policy import EXAMPLES
 from lensmount_server.video.reader import Reader, VideoReader
-from lensmount_server.video.settings import Pace
+from lensmount_server.video.settings import Effort, Pace
 from lensmount_server.video.timeline import Timeline
 from lensmount_server.video.usb import UsbReader
 
@@ -18,10 +18,13 @@ def open_reader(
     *,
     loop: bool = False,
     pace: Pace = Pace.REALTIME,
+    effort: Effort = Effort.AUTO,
     options: ReaderOptions | None = None,
     timeline: Timeline | None = None,
 ) -> Reader:
-    """A reader that has not opened anything yet; its `frames` does. `loop` and `pace` are for recordings alone.
+    """A reader that has not opened anything yet; its `frames` does.
+
+    `loop` and `pace` are for recordings alone, `effort` is for what FFmpeg decodes.
 
     Raises IncompatibleError for a plugin that is not there any more.
     """
@@ -31,7 +34,7 @@ def open_reader(
     if address.scheme == "usb":
         return UsbReader(address, options=options, timeline=timeline)
     if address.scheme in EXAMPLES:
-        return VideoReader(address, loop=loop, pace=pace, options=options, timeline=timeline)
+        return VideoReader(address, loop=loop, pace=pace, options=options, timeline=timeline, effort=effort)
     return plugins.PluginReader(
         plugins.load(address.scheme),
         address.url,

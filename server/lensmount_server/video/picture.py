@@ -1,8 +1,4 @@
-"""From FFmpeg's pictures to RGB, with the colours that the encoder meant, when somebody asks for it.
-
-Matrix and range come from the stream. Where it does not say, the usual rule holds
-(ITU-T H.273 leaves it to the application): BT.709 from 720 lines on, BT.601 below,
-limited range unless the pixel format itself says full (`yuvj420p`).
+"""A decoded picture, converted when somebody asks for it.
 
 A backbone's picture is scaled before it is converted, in one pass of FFmpeg from the
 decoder's planes to small RGB planes. Scaling and the matrix are linear, so training's
@@ -16,8 +12,6 @@ first, as in training.
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Mapping
 from functools import cached_property
 
@@ -25,19 +19,14 @@ import av
 import cv2
 import numpy as np
 import torch
-from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from torch import Tensor
 
 from lensmount_adapters.pictures import Pixels
 from lensmount_adapters.preprocessing import Preprocessing
 from lensmount_server.frames import NOTHING
 from lensmount_server.jpeg import encode_jpeg
-from lensmount_server.video.planes import PLANAR, Box, cut, luma, planes_of
-
-_SAYS_NOTHING = (2, 3)  # AVCOL_SPC_UNSPECIFIED, AVCOL_SPC_RESERVED
-_CURVES = {"bicubic": Interpolation.BICUBIC, "bilinear": Interpolation.BILINEAR}
-# A thread keeps so many conversions ready: each holds tables for its sizes.
-READY = 16
+from lensmount_server.video.conversion import Colours, Target, can_scale, converted, kind_of, scaled
+from lensmount_server.video.planes import Box, cut, luma
 
 
 class DecodedPicture:
@@ -57,7 +46,7 @@ class DecodedPicture:
     @property
     def kind(self) -> tuple[object, ...]:
         """What its conversion depends on: pictures of one kind are converted alike."""
-        return _kind(self._frame)
+        return kind_of(self._frame)
 
     def turned(self, turns: int) -> DecodedPicture:
         """The same, turned clockwise by so many quarters."""
@@ -72,9 +61,9 @@ class DecodedPicture:
     @cached_property
     def pixels(self) -> Pixels:
         """uint8 RGB (height, width, 3), C-contiguous. Raises av.FFmpegError if there is no conversion."""
-        frame = self._cut
-        rgb = _converted(self._frame if frame is None else frame)
-        return np.ascontiguousarray(self._oriented(rgb if frame is not None else self._windowed(rgb)))
+        colours, frame = Colours.of(self._frame), self._cut
+        rgb = self._windowed(converted(self._frame, colours)) if frame is None else converted(frame, colours)
+        return np.ascontiguousarray(self._oriented(rgb))
 
     def grey(self) -> Pixels:
         """uint8 (height, width): its brightness, on the decoder's own scale where that comes without a conversion."""
@@ -91,12 +80,14 @@ class DecodedPicture:
     def prepare(self, preprocessing: Preprocessing) -> Tensor:
         """What a backbone gets to see, uint8 (3, height, width) of the preprocessing. Raises as that does."""
         height, width = preprocessing.resized(self.height, self.width)
+        top, left = preprocessing.corner(height, width)
+        keep = Box(left, top, preprocessing.width, preprocessing.height).unturned(self._turns, width, height)
         if self._turns % 2:
             height, width = width, height
-        if (frame := self._cut) is None or not _may_scale(frame, height, width):
+        if (frame := self._cut) is None or not can_scale(frame, height, width):
             return preprocessing.prepare(self.pixels)
-        small = _scaled(frame, height, width, preprocessing.interpolation)
-        return preprocessing.crop(torch.rot90(small, -self._turns, (1, 2)) if self._turns else small)
+        small = scaled(frame, Colours.of(self._frame), Target(height, width, keep, preprocessing.interpolation))
+        return torch.rot90(small, -self._turns, (1, 2)).contiguous() if self._turns else small
 
     def jpeg(self) -> bytes:
         """As JPEG."""
@@ -104,10 +95,7 @@ class DecodedPicture:
 
     @cached_property
     def _cut(self) -> av.VideoFrame | None:
-        part = cut(self._frame, self._window)
-        if part not in (None, self._frame) and (matrix := _matrix(self._frame)) is not None:
-            part.colorspace = matrix  # a part is lower: it would be taken for another kind of stream
-        return part
+        return cut(self._frame, self._window)
 
     def _windowed(self, whole: Pixels) -> Pixels:
         box = self._window
@@ -121,69 +109,3 @@ def upright(frame: av.VideoFrame) -> int:
     """The quarter turns clockwise that the stream's display matrix asks for; a slanted one is left alone."""
     degrees = frame.rotation  # counterclockwise, -180 to 180
     return -degrees // 90 % 4 if degrees % 90 == 0 else 0
-
-
-class _Reformatters(threading.local):
-    """FFmpeg's conversions with their tables, each thread its own."""
-
-    def __init__(self) -> None:
-        self.ready: OrderedDict[object, VideoReformatter] = OrderedDict()
-
-
-_reformatters = _Reformatters()
-
-
-def _reformatter(key: object) -> VideoReformatter:
-    ready = _reformatters.ready
-    if key not in ready:
-        ready[key] = VideoReformatter()
-    ready.move_to_end(key)
-    if len(ready) > READY:
-        ready.popitem(last=False)
-    return ready[key]
-
-
-def _converted(frame: av.VideoFrame) -> Pixels:
-    """Full-size RGB. FFmpeg's fast conversion rounds down: 1 to 1.5 levels of 255 darker than the equations."""
-    rgb = _reformatter(_kind(frame)).reformat(
-        frame, format="rgb24", src_colorspace=_matrix(frame), src_color_range=_range(frame), threads=1
-    )
-    return np.asarray(rgb.to_ndarray(), dtype=np.uint8)
-
-
-def _may_scale(frame: av.VideoFrame, height: int, width: int) -> bool:
-    layout = PLANAR.get(frame.format.name)
-    if layout is None or not layout.divides(frame.width, frame.height):
-        return False
-    return frame.height >= height * layout.down and frame.width >= width * layout.across
-
-
-def _scaled(frame: av.VideoFrame, height: int, width: int, interpolation: str) -> Tensor:
-    small = _reformatter((*_kind(frame), height, width, interpolation)).reformat(
-        frame,
-        width=width,
-        height=height,
-        format="gbrp",
-        src_colorspace=_matrix(frame),
-        src_color_range=_range(frame),
-        interpolation=_CURVES[interpolation],
-        threads=1,
-    )
-    green, blue, red = planes_of(small)
-    return torch.from_numpy(np.stack((red, green, blue)))
-
-
-def _kind(frame: av.VideoFrame) -> tuple[object, ...]:
-    return frame.format.name, frame.height, frame.width, frame.colorspace, frame.color_range
-
-
-def _matrix(picture: av.VideoFrame) -> int | None:
-    if picture.format.is_rgb or picture.colorspace not in _SAYS_NOTHING:
-        return None
-    return Colorspace.ITU709 if picture.height >= 720 else Colorspace.ITU601
-
-
-def _range(picture: av.VideoFrame) -> int | None:
-    if picture.format.is_rgb or picture.color_range != ColorRange.UNSPECIFIED:
-        return None
-    return ColorRange.JPEG if picture.format.name.startswith("yuvj") else ColorRange.MPEG

@@ -102,6 +102,9 @@ class PluginReader:
         self._stop = Event()
         self._pacer = Pacer(self._stop) if paced and not plugin.live else None
 
+    def want(self, max_fps: float) -> None:
+        """Nothing: each picture stands alone, and one that nobody asks for costs next to nothing."""
+
     def stop(self) -> None:
         """Asks the plugin to end."""
         self._stop.set()

@@ -19,10 +19,11 @@ from lensmount_server.frames import Frame
 from lensmount_server.video.address import Address
 from lensmount_server.video.clock import CameraClock
 from lensmount_server.video.decoder import PictureDecoder
+from lensmount_server.video.effort import Thrift
 from lensmount_server.video.errors import BrokenStreamError, CannotOpenError
 from lensmount_server.video.limits import ReaderOptions
 from lensmount_server.video.opening import SILENT, Opened, never, opened, words
-from lensmount_server.video.settings import Pace
+from lensmount_server.video.settings import Effort, Pace
 from lensmount_server.video.timeline import Pacer, Timeline
 
 __all__ = ["BrokenStreamError", "CannotOpenError", "Reader", "ReaderOptions", "VideoReader"]
@@ -49,6 +50,10 @@ class Reader(Protocol):
         """How its pictures are coded, "h264" for example; "" while that is unknown."""
         ...
 
+    def want(self, max_fps: float) -> None:
+        """Says the highest rate that a task wants, 0: every picture; what is more need not be decoded. Any thread."""
+        ...
+
     def frames(self) -> Generator[Frame]:
         """Frames until the end. Raises a LensmountError that says why there are no more."""
         ...
@@ -64,9 +69,8 @@ class VideoReader:
     A camera is read as it sends. A recording is read at its own pace (or as fast as its frames are taken: Pace.FAST)
     and, with `loop`, again and again: indices keep counting and times keep rising. Of several video streams
     FFmpeg's best one is taken (marked as default, else more pictures, else more bits).
+    `effort` and `max_fps`, the highest rate that a task wants, decide which pictures are decoded.
     """
-
-    skipped = 0
 
     def __init__(
         self,
@@ -76,6 +80,8 @@ class VideoReader:
         pace: Pace = Pace.REALTIME,
         options: ReaderOptions | None = None,
         timeline: Timeline | None = None,
+        effort: Effort = Effort.AUTO,
+        max_fps: float = 0.0,
     ) -> None:
         self._address = address
         self._loop = loop
@@ -87,11 +93,24 @@ class VideoReader:
         self._decoder: PictureDecoder | None = None
         self._broken_before = 0
         self._codec = ""
+        self._skipped_before = 0
+        self._effort = effort
+        self._max_fps = max_fps
+        self._thrift = Thrift(effort, max_fps)
 
     @property
     def broken(self) -> int:
         """Packets so far that could not be decoded."""
         return self._broken_before + (self._decoder.broken if self._decoder is not None else 0)
+
+    @property
+    def skipped(self) -> int:
+        """Packets so far that were left out because no task needs their pictures."""
+        return self._skipped_before + (self._decoder.skipped if self._decoder is not None else 0)
+
+    def want(self, max_fps: float) -> None:
+        """Sets the highest rate that a task wants, 0: every picture. From any thread."""
+        self._max_fps = self._thrift.max_fps = max_fps
 
     def stop(self) -> None:
         """Makes `frames` return soon: at once between two packets, else when the peer's time is up."""
@@ -128,8 +147,10 @@ class VideoReader:
             raise never(self._address, "there is no video in it")
         self._codec = stream.codec_context.name
         self._options.limits.check(max(stream.width, 1), max(stream.height, 1))
-        self._broken_before = self.broken
-        self._decoder = PictureDecoder(stream.codec_context, self._options.limits)
+        self._broken_before, self._skipped_before = self.broken, self.skipped
+        self._thrift = Thrift(self._effort)
+        self._thrift.max_fps = self._max_fps  # read after whoever wants another rate can reach it
+        self._decoder = PictureDecoder(stream.codec_context, self._options.limits, self._thrift)
         self._timeline.begin(step_ns(stream.average_rate))
         try:
             for packet in source.container.demux(stream):

@@ -77,6 +77,9 @@ class UsbReader:
         self.broken = 0
         self.codec = ""
 
+    def want(self, max_fps: float) -> None:
+        """Nothing: each picture stands alone, and one that nobody asks for costs next to nothing."""
+
     def stop(self) -> None:
         """Makes `frames` return after the next picture, or when the camera's time is up."""
         self._stop.set()

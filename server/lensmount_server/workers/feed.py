@@ -41,6 +41,7 @@ class Feed:
         look = Look(plan.looking)
         self._mailbox = Mailbox(plan.policy, plan.queue_size, Account(tally.account))
         self._reader = self._open(plan)
+        self._reader.want(look.max_fps)
         self._handing = Handing(number, self._mailbox, block, look)
         self._intake = Intake(self._reader, self._mailbox, tally, began=self._tell_began, ended=self._handing.no_more)
         runs = (("read", self._intake.run), ("hand", self._hand))
@@ -59,6 +60,7 @@ class Feed:
     def look(self, looking: Looking) -> None:
         """Look at frames in another way from now on."""
         self._handing.look = Look(looking)
+        self._reader.want(self._handing.look.max_fps)
 
     def push(self, packet: Packet) -> None:
         """Decode a pushed packet, which lies in the block."""
@@ -81,6 +83,7 @@ class Feed:
             video.address,
             loop=video.loop,
             pace=video.pace,
+            effort=video.effort,
             options=video.options,
             timeline=timeline,
         )

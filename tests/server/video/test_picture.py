@@ -9,8 +9,9 @@ import pytest
 
 from lensmount_adapters.preprocessing import Preprocessing
 from lensmount_server.frames import Frame
+from lensmount_server.video.conversion import READY, _reformatters
 from lensmount_server.video.decoder import PacketDecoder
-from lensmount_server.video.picture import READY, DecodedPicture, _reformatters
+from lensmount_server.video.picture import DecodedPicture
 from opened import pixels_of
 from videos import annex_b, clip, encode, flat
 

@@ -16,6 +16,7 @@ from lensmount_server.frames import Frame
 from lensmount_server.video.address import parse_address
 from lensmount_server.video.limits import PictureLimits
 from lensmount_server.video.reader import BrokenStreamError, CannotOpenError, ReaderOptions, VideoReader
+from lensmount_server.video.settings import Effort
 from lensmount_server.video.timeline import Pacer
 from opened import pixels_of
 from rtsp_server import RtspServer, needs_rtsp
@@ -94,6 +95,41 @@ def test_a_reader_leaves_no_file_open(tmp_path: Path, rushed: None) -> None:
     for _ in range(5):
         first(3, reader(path, loop=True))
     assert len(os.listdir("/proc/self/fd")) == open_before  # noqa: PTH208
+
+
+def times_of(frames: list[Frame]) -> list[int]:
+    return [frame.pts_ns for frame in frames]
+
+
+def test_a_reader_leaves_out_what_no_task_needs(tmp_path: Path, rushed: None) -> None:
+    address = parse_address(str(write_clip(tmp_path / "a.mp4", 96)), ANYWHERE)
+    everything = VideoReader(address)
+    whole = {frame.pts_ns: frame for frame in everything.frames()}
+    assert everything.skipped == 0
+    source = VideoReader(address, max_fps=5.0)
+    frames = list(source.frames())
+    assert source.skipped > 48
+    assert len(frames) + source.skipped == 96
+    assert max(later - earlier for earlier, later in pairwise(times_of(frames))) <= NS // 5
+    assert all((pixels_of(frame.picture) == pixels_of(whole[frame.pts_ns].picture)).all() for frame in frames)
+    assert [frame.index for frame in frames] == list(range(len(frames)))
+
+
+def test_an_effort_is_kept_over_loops(tmp_path: Path, rushed: None) -> None:
+    source = VideoReader(parse_address(str(write_clip(tmp_path / "a.mp4", 24)), ANYWHERE), loop=True, effort=Effort.KEY)
+    frames = first(5, source)
+    assert [number_of(pixels_of(frame.picture)) for frame in frames] == [0, 12, 0, 12, 0]
+    assert source.skipped >= 2 * 22
+
+
+def test_a_rate_that_rises_is_followed_at_once_and_over_loops(tmp_path: Path, rushed: None) -> None:
+    source = VideoReader(parse_address(str(write_clip(tmp_path / "a.mp4", 48)), ANYWHERE), loop=True, max_fps=5.0)
+    with closing(source.frames()) as frames:
+        list(islice(frames, 30))
+        source.want(0.0)
+        after = list(islice(frames, 120))
+    steps = [later - earlier for earlier, later in pairwise(times_of(after[20:]))]
+    assert set(steps) == {NS // 50}
 
 
 @pytest.mark.parametrize("content", [b"", b"just text\n" * 100, os.urandom(5000)])
