@@ -52,7 +52,7 @@ class Intake:
         except Exception:  # a defect here must end the feed with a reason, not leave it waiting
             logger.exception("%s failed", threading.current_thread().name)
             self.error = ServerError("a defect in the reader", fix="look into the server's log")
-        self._tally.update(busy_ns=0)
+        self._tally.update(busy_ns=0, skipped=self._reader.skipped)
         self._tell_broken()
         self._mailbox.close()
         self._ended()

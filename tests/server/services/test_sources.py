@@ -29,7 +29,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_clip(tmp_path_factory.mktemp("clips") / "line.mp4", 20)
 
 
-async def add(server: Served, clip: Path, name: str = "line-1", **options: object) -> Source:
+async def add(server: Served, clip: Path | str, name: str = "line-1", **options: object) -> Source:
     told: dict[str, object] = {"tasks": refs("defect"), "drop_policy": EVERY_FRAME, **options}
     source = Config(name=name, url=str(clip), **told)  # type: ignore[arg-type]
     return await server.sources.AddSource(sources_pb2.AddSourceRequest(source=source))
@@ -100,9 +100,14 @@ async def test_a_task_with_a_rate_looks_at_some_frames(live: Served, clip: Path)
 
 
 async def test_a_source_whose_only_task_has_a_rate_accounts_for_the_rest(live: Served, clip: Path) -> None:
-    await add(live, clip, tasks=[common_pb2.TaskRef(task="surface", max_fps=5)])
+    rated = [common_pb2.TaskRef(task="surface", max_fps=5)]
+    await add(live, clip, tasks=rated, decode_effort=sources_pb2.DECODE_EFFORT_ALL)
     ended = await until(live, lambda source: source.state == sources_pb2.SOURCE_STATE_ENDED)
     assert (ended.decoded, ended.answered, ended.dropped) == (20, 3, common_pb2.Drops(rate=17))
+    await add(live, clip, "line-2", tasks=rated)
+    ended = await until(live, lambda source: source.state == sources_pb2.SOURCE_STATE_ENDED, "line-2")
+    assert ended.skipped > 0
+    assert (ended.answered, ended.answered + ended.dropped.rate + ended.skipped) == (3, 20)
 
 
 async def test_results_and_states_are_watched(live: Served, clip: Path) -> None:
@@ -168,7 +173,7 @@ async def test_what_a_source_was_told_is_told_back(live: Served, clip: Path) -> 
         reconnect=sources_pb2.Reconnect(first_ms=100, longest_ms=900),
     )
     fields = {field.name: value for field, value in told.ListFields()}
-    added = await add(live, Path("rtsp://127.0.0.1:1/cam"), paused=True, **fields)
+    added = await add(live, "rtsp://127.0.0.1:1/cam", paused=True, **fields)
     echoed = Config(**{field.name: getattr(added.config, field.name) for field, _ in told.ListFields()})
     assert echoed == told
     usual = (await add(live, clip, "usual")).config

@@ -226,7 +226,7 @@ async def test_a_file_that_is_no_video_has_failed(tmp_path: Path) -> None:
             await manager.add(SourceSpec("a", str(path), WANTS))
             states, _ = await follow(subscription, SourceState.FAILED)
         assert names(states) == ["CONNECTING", "FAILED"]
-        assert "not a video of a kind" in states[-1].reason
+        assert "of a kind that this server reads" in states[-1].reason
         assert feeds(manager) == 0
 
 

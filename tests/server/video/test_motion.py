@@ -39,8 +39,8 @@ def camera(frames: int, noise: float, enters: int | None = None) -> list[OpenPic
         shots.append(np.clip(shot, 0, 255).astype(np.uint8))
     packets, _ = encode(shots, options={"crf": "28", "g": "25", "preset": "veryfast"})
     decoder = PacketDecoder("h264")
-    frames = [frame for packet in packets for frame in decoder.decode(packet.data)] + decoder.flush()
-    return [frame.picture for frame in frames if isinstance(frame.picture, DecodedPicture)]
+    decoded = [frame for packet in packets for frame in decoder.decode(packet.data)] + decoder.flush()
+    return [frame.picture for frame in decoded if isinstance(frame.picture, DecodedPicture)]
 
 
 @pytest.mark.parametrize("noise", [2.0, 6.0])
