@@ -84,7 +84,7 @@ class Relay:
     def _downwards(self, client: socket.socket) -> bool:
         data = _receive(self._camera)
         if not data:
-            return False
+            return data is None
         if self._lines is not None:
             passed = self._lines.feed(data)
             if passed is None:
@@ -136,8 +136,15 @@ def _lines(data: bytes) -> list[bytes]:
     return [line for line in re.split(rb"(?<=\n)", data) if line]
 
 
-def _receive(camera: socket.socket) -> bytes:
-    data = camera.recv(_BLOCK)
-    while isinstance(camera, ssl.SSLSocket) and camera.pending():  # what TLS has read already wakes no selector
-        data += camera.recv(camera.pending())
+def _receive(camera: socket.socket) -> bytes | None:
+    """What has come; b"" at the end, None when it was for TLS alone (a ticket, half a record)."""
+    camera.setblocking(False)
+    try:
+        data = camera.recv(_BLOCK)
+        while isinstance(camera, ssl.SSLSocket) and camera.pending():  # what TLS has read already wakes no selector
+            data += camera.recv(camera.pending())
+    except (ssl.SSLWantReadError, BlockingIOError):
+        return None
+    finally:
+        camera.setblocking(True)
     return data

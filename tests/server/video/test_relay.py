@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import select
 import shutil
 import socket
 import ssl
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from itertools import islice
@@ -19,7 +21,7 @@ from lensmount_server.video.errors import CannotOpenError
 from lensmount_server.video.open import open_reader
 from lensmount_server.video.policy import AddressPolicy, parse_network
 from lensmount_server.video.reader import ReaderOptions
-from lensmount_server.video.relay import LineFilter, Relay
+from lensmount_server.video.relay import LineFilter, Relay, with_tls
 from lensmount_server.video.settings import Transport
 from rtsp_server import RtspServer, needs_rtsp
 from videos import ANYWHERE
@@ -124,20 +126,49 @@ def test_a_relay_closes_while_its_camera_takes_nothing() -> None:
     with here, socket.create_connection(("127.0.0.1", relay.port)) as client:
         client.settimeout(0.5)
         with pytest.raises(TimeoutError):
-            client.sendall(bytes(1 << 26))
+            client.sendall(bytes(64 << 20))
         relay.close()
+
+
+@pytest.mark.parametrize("record", [b"", b"RTSP/1.0 200 OK\r\n\r\n"])
+def test_a_relay_does_not_wait_for_more_than_a_tls_ticket(tmp_path: Path, record: bytes) -> None:
+    context = server_tls(tmp_path)
+    here, there = socket.socketpair()
+    made: list[ssl.SSLSocket] = []
+    shaking = threading.Thread(target=lambda: made.append(context.wrap_socket(here, server_side=True)))
+    shaking.start()
+    camera = with_tls(there, "camera")
+    shaking.join()
+    with (
+        made[0] as server,
+        closing(Relay(camera)) as relay,
+        socket.create_connection(("127.0.0.1", relay.port), 5) as client,
+    ):
+        server.settimeout(5)
+        if record:
+            server.sendall(record)
+            assert client.recv(99) == record
+        time.sleep(0.2)  # tickets have come, and nothing else
+        client.sendall(b"OPTIONS x")
+        assert server.recv(99) == b"OPTIONS x"
+
+
+def server_tls(folder: Path) -> ssl.SSLContext:
+    """The TLS of a camera, with a certificate that nobody vouches for."""
+    if not shutil.which("openssl"):
+        pytest.skip("no openssl here to make a certificate")
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=camera"]
+    subprocess.run([*make, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    return context
 
 
 @pytest.mark.rtsp
 def test_a_camera_with_tls(tmp_path: Path) -> None:
     needs_rtsp()
-    if not shutil.which("openssl"):
-        pytest.skip("no openssl here to make a certificate")
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=camera"]
-    subprocess.run([*make, "-keyout", key, "-out", certificate], check=True, capture_output=True)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
+    context = server_tls(tmp_path)
     with RtspServer() as camera, tls_front(context, camera.port) as port:
         source = open_reader(parse_address(f"rtsps://localhost:{port}/cam", ANYWHERE), options=ReaderOptions(20.0))
         with closing(source.frames()) as frames:
@@ -152,25 +183,31 @@ def tls_front(context: ssl.SSLContext, port: int) -> Iterator[int]:
         def serve() -> None:
             with suppress(OSError):
                 raw, _ = listener.accept()
-                with (
-                    context.wrap_socket(raw, server_side=True) as tls,
-                    socket.create_connection(("127.0.0.1", port)) as up,
-                ):
-                    back = threading.Thread(target=pump, args=(up, tls))
-                    back.start()
-                    pump(tls, up)
-                    back.join()
+                where = ("127.0.0.1", port)
+                with context.wrap_socket(raw, server_side=True) as tls, socket.create_connection(where) as up:
+                    forward(tls, up)
 
         thread = threading.Thread(target=serve)
         thread.start()
         yield listener.getsockname()[1]
-        listener.close()
         thread.join()
 
 
-def pump(source: socket.socket, sink: socket.socket) -> None:
-    with suppress(OSError):
-        while data := source.recv(65536):
-            sink.sendall(data)
-    with suppress(OSError):
-        sink.shutdown(socket.SHUT_RDWR)
+def forward(tls: ssl.SSLSocket, up: socket.socket) -> None:
+    """Both ways, in one thread: TLS is not for two."""
+    tls.settimeout(0.01)
+    while True:
+        ready, _, _ = select.select([tls, up], [], [], 1)
+        if tls in ready or tls.pending():
+            with suppress(TimeoutError):
+                data = tls.recv(65536)
+                up.sendall(data)
+                if not data:
+                    return
+        if up in ready:
+            tls.settimeout(10)
+            data = up.recv(65536)
+            tls.sendall(data)
+            tls.settimeout(0.01)
+            if not data:
+                return
