@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.table import Table
 
 from lensmount.errors import UnavailableError
+from lensmount_server.bench import decode
 from lensmount_server.bench.engine import Case, Report
 
 
@@ -24,6 +25,25 @@ def engine_table(report: Report) -> Table:
     table.add_column("beside")
     for case in report.cases:
         table.add_row(*_cells(case))
+    return table
+
+
+def decode_table(report: decode.Report) -> Table:
+    """One row a case: CPU milliseconds a frame of both sides, the ratio with quartiles, the goal."""
+    title = f"CPU time a frame, one thread; medians of {report.rounds} rounds, all sides in turns"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    table.add_column("case")
+    for column in ("ms", "other ms", "ratio", "quartiles", "goal"):
+        table.add_column(column, justify="right")
+    table.add_column("beside")
+    for case in report.cases:
+        goal = "" if case.goal is None else f"{'≤' if case.skips else '≥'} {case.goal:g}"
+        ratio = f"{case.ratio:.2f}"
+        if case.goal is not None:
+            reached = case.ratio <= case.goal if case.skips else case.ratio >= case.goal
+            ratio = f"[{'green' if reached else 'red'}]{ratio}[/]"
+        spread = f"{case.ratio_low:.2f}–{case.ratio_high:.2f}"
+        table.add_row(case.name, f"{case.ms:.2f}", f"{case.other_ms:.2f}", ratio, spread, goal, case.to)
     return table
 
 

@@ -83,7 +83,9 @@ def scaled(frame: av.VideoFrame, colours: Colours, target: Target) -> Tensor:
     top, bottom = _span(frame.height, target.height, keep.top, keep.height, layout.down)
     across, down = frame.width / target.width, frame.height / target.height
     source = Box(round(left * across), round(top * down), round((right - left) * across), round((bottom - top) * down))
-    part = cut(frame, source)
+    part = cut(frame, source, _own.scratch)
+    if part is not None and part is not frame:
+        _own.scratch = part  # a new buffer for each picture would cost more than the copy
     if part is None:
         part, left, top, right, bottom = frame, 0, 0, target.width, target.height
     small = _reformatter((*kind_of(part), colours, bottom - top, right - left, target.interpolation)).reformat(
@@ -117,18 +119,19 @@ def _span(source: int, result: int, start: int, size: int, shared: int) -> tuple
     return first, min(-(-(start + size + _MARGIN) // step) * step, result)
 
 
-class _Reformatters(threading.local):
-    """FFmpeg's conversions with their tables, each thread its own."""
+class _Own(threading.local):
+    """What each thread has for itself: FFmpeg's conversions with their tables, and room for a part of a picture."""
 
     def __init__(self) -> None:
         self.ready: OrderedDict[object, VideoReformatter] = OrderedDict()
+        self.scratch: av.VideoFrame | None = None
 
 
-_reformatters = _Reformatters()
+_own = _Own()
 
 
 def _reformatter(key: object) -> VideoReformatter:
-    ready = _reformatters.ready
+    ready = _own.ready
     if key not in ready:
         ready[key] = VideoReformatter()
     ready.move_to_end(key)

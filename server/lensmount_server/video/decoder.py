@@ -98,7 +98,8 @@ class PictureDecoder:
     def _judge(self, packet: av.Packet[Stream] | av.Packet[VideoStream] | None) -> Verdict:
         if packet is None or self._thrift is None:
             return Verdict.DECODE
-        return self._thrift.judge(self._glimpser.look(packet))
+        glimpse = self._glimpser.look(packet)
+        return Verdict.DECODE if glimpse is None else self._thrift.judge(glimpse)
 
     def _stamped(self, frame: av.VideoFrame, decode_ms: float) -> Decoded | None:
         self._limits.check(frame.width, frame.height)

@@ -15,6 +15,9 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 _CODECS = ("h264", "hevc")
+_START = b"\0\0\1"
+# Parameter sets and messages in front of a picture are rarely longer; only so much is copied at first.
+_SHORT = 4096
 
 
 @dataclass(frozen=True)
@@ -40,15 +43,16 @@ class Glimpser:
         self._deepest = 0
         self._groups = 0
 
-    def look(self, packet: Packet[Stream] | Packet[VideoStream]) -> Glimpse:
-        """What can be told of it without decoding."""
+    def look(self, packet: Packet[Stream] | Packet[VideoStream]) -> Glimpse | None:
+        """What can be told of it without decoding; None where it holds no part of a picture (parameter sets alone)."""
         pts_ns = None if packet.pts is None else int(packet.pts * packet.time_base * 1_000_000_000)
         if self._intra_only:
             return Glimpse(key=True, clean=True, referred=False, pts_ns=pts_ns)
-        header = self._slice_header(packet) if self._codec in _CODECS else None
+        if self._codec not in _CODECS:
+            return Glimpse(packet.is_keyframe, packet.is_keyframe, referred=True, pts_ns=pts_ns)
+        header = self._slice_header(packet)
         if header is None:
-            key = packet.is_keyframe
-            return Glimpse(key, clean=key and self._codec not in _CODECS, referred=True, pts_ns=pts_ns)
+            return None
         if self._codec == "h264":
             clean = header[0] & 0x1F == 5
             return Glimpse(packet.is_keyframe or clean, clean, bool(header[0] & 0x60), pts_ns)
@@ -78,8 +82,9 @@ class Glimpser:
         """Where the NAL unit after `place` begins; at 0, the first one."""
         size = self._length_size
         if not size:
-            found = bytes(data[place : place + 65_536]).find(b"\0\0\1")  # parameter sets and messages are short
-            return None if found < 0 else place + found + 3
+            found = bytes(data[place : place + _SHORT]).find(_START)
+            found = found if found >= 0 else bytes(data[place:]).find(_START)
+            return None if found < 0 else place + found + len(_START)
         if place:
             place += int.from_bytes(data[place - size : place], "big")
         return place + size

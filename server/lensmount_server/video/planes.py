@@ -52,8 +52,11 @@ PLANAR = {
 _LUMA_FIRST = {*PLANAR, "nv12", "gray"}
 
 
-def cut(frame: av.VideoFrame, box: Box) -> av.VideoFrame | None:
-    """That part as a picture of its own; None where the format is another one or chroma values would be split."""
+def cut(frame: av.VideoFrame, box: Box, scratch: av.VideoFrame | None = None) -> av.VideoFrame | None:
+    """That part as a picture of its own; None where the format is another one or chroma values would be split.
+
+    It is written into `scratch` where that is given and fits.
+    """
     if (box.width, box.height) == (frame.width, frame.height):
         return frame
     layout = PLANAR.get(frame.format.name)
@@ -61,7 +64,9 @@ def cut(frame: av.VideoFrame, box: Box) -> av.VideoFrame | None:
         return None
     if not layout.divides(box.width, box.height):
         return None
-    part = av.VideoFrame(box.width, box.height, frame.format.name)
+    fits = scratch is not None and (scratch.width, scratch.height) == (box.width, box.height)
+    reused = scratch if fits and scratch is not None and scratch.format.name == frame.format.name else None
+    part = reused or av.VideoFrame(box.width, box.height, frame.format.name)
     for number, (source, target) in enumerate(zip(frame.planes, part.planes, strict=True)):
         across, down = (layout.across, layout.down) if number else (1, 1)
         left, top, width, height = box.left // across, box.top // down, box.width // across, box.height // down

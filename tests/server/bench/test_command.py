@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
-from lensmount_server.bench import engine, swap
+from lensmount_server.bench import clips, decode, engine, swap
 from lensmount_server.bench.command import bench
 from lensmount_server.catalog import Catalog
 from lensmount_server.engine.choice import Candidate
@@ -113,7 +115,42 @@ def test_capacity(run: Run) -> None:
     assert {"cold_to_first_row_p50_ms", "memory_per_adapter_ratio", "scheduler_us_per_row"} <= report.keys()
 
 
-def test_people_see_tables(tmp_path: Path) -> None:
+@pytest.fixture
+def short_clips(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode, "FRAMES", 12)
+    monkeypatch.setattr(decode, "HD", (640, 480, 500_000))
+    monkeypatch.setattr(decode, "FULL_HD", (800, 600, 500_000))
+
+
+def test_decode(run: Run, short_clips: None) -> None:
+    before = os.environ.get(decode._OPTIONS), torch.get_num_threads()
+    report = run("decode", "--rounds", "2")
+    cases = report["cases"]
+    assert isinstance(cases, list)
+    assert {case["name"] for case in cases} >= {
+        "timm_pil_720p", "opencv_720p", "timm_pil_1080p", "opencv_1080p", "eight_sources_5_of_30_fps",
+    }  # fmt: skip
+    for case in cases:
+        assert case["ms"] > 0
+        assert case["other_ms"] > 0
+        assert case["ratio_low"] <= case["ratio"] <= case["ratio_high"]
+    assert (report["rounds"], report["frames"]) == (2, 12)
+    assert (os.environ.get(decode._OPTIONS), torch.get_num_threads()) == before  # nothing is left set
+
+
+def test_both_sides_of_decode_see_the_same_pictures(tmp_path: Path) -> None:
+    """The rivals' pictures are like ours, with another filter: nobody is timed at less than the whole work."""
+    path = clips.write(tmp_path, clips.Recipe("a", 640, 480, 500_000, clips.NO_B_FRAMES), 5)
+    theirs = [picture[:, :, ::-1] for picture in decode._captured(path)]
+    ours = [each.picture.pixels for pictures in decode._decoding(path, None) for each in pictures]
+    assert len(ours) == len(theirs) == 5
+    assert all(abs(one.astype(int) - other).mean() < 2 for one, other in zip(ours, theirs, strict=True))
+
+
+def test_people_see_tables(short_clips: None) -> None:
+    done = CliRunner().invoke(bench, ["decode", "--rounds", "2"], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert "opencv_1080p" in done.stdout
     done = CliRunner().invoke(bench, ["engine", "--rounds", "2"], catch_exceptions=False)
     assert done.exit_code == 0
     assert "separate_merged" in done.stdout

@@ -31,3 +31,9 @@ def test_what_a_side_raises_is_not_hidden() -> None:
 
     with pytest.raises(ZeroDivisionError):
         next(in_turns({"a": fail}, 1))
+
+
+def test_any_clock_will_do() -> None:
+    ticks = iter(range(100))
+    done = next(in_turns({"a": lambda: None, "b": lambda: None}, 1, clock=lambda: float(next(ticks))))
+    assert (done.ms["a"], done.ms["b"]) == ([1000.0], [1000.0])

@@ -268,9 +268,13 @@ def test_pictures_without_what_they_refer_to_are_found_out(tmp_path: Path, monke
     path = write(tmp_path / "a.mp4", RECIPES[0])
     whole, _ = pictures(path, Thrift(Effort.ALL))
     look = Glimpser.look
-    monkeypatch.setattr(
-        Glimpser, "look", lambda self, packet: replace(look(self, packet), referred=packet.size % 2 > 0)
-    )
+
+    def careless(self: Glimpser, packet: Any) -> Glimpse:
+        glimpse = look(self, packet)
+        assert glimpse is not None
+        return replace(glimpse, referred=packet.size % 2 > 0)
+
+    monkeypatch.setattr(Glimpser, "look", careless)
     some, _ = pictures(path, Thrift(Effort.REFERENCE))
     assert any((pixels != whole[pts_ns]).any() for pts_ns, pixels in some.items())
 

@@ -9,7 +9,7 @@ import pytest
 
 from lensmount_adapters.preprocessing import Preprocessing
 from lensmount_server.frames import Frame
-from lensmount_server.video.conversion import READY, _reformatters
+from lensmount_server.video.conversion import READY, _own
 from lensmount_server.video.decoder import PacketDecoder
 from lensmount_server.video.picture import DecodedPicture
 from opened import pixels_of
@@ -148,7 +148,7 @@ def test_threads_do_not_share_what_they_convert_with() -> None:
 def test_a_thread_keeps_no_more_conversions_than_it_needs() -> None:
     for width in range(64, 64 + 4 * READY, 2):
         assert DecodedPicture(noise(width, 64)).pixels.shape == (64, width, 3)
-    assert len(_reformatters.ready) <= READY
+    assert len(_own.ready) <= READY
 
 
 def _first_pixels(path: Path, codec: str) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
