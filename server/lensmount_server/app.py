@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -25,8 +26,10 @@ from lensmount_adapters.backbones import Backbone, load_backbone
 from lensmount_server.catalog import Catalog
 from lensmount_server.config import ServeConfig
 from lensmount_server.engine.opening import open_engine
+from lensmount_server.engine.runtime import Engine
 from lensmount_server.hotset import HotSet
 from lensmount_server.hub import Hub
+from lensmount_server.metrics import Snapshot, metrics_server
 from lensmount_server.mounts import Mounts
 from lensmount_server.registry import Registry
 from lensmount_server.scheduler import Scheduler
@@ -37,7 +40,7 @@ from lensmount_server.services.sources import SourceService
 from lensmount_server.sources.connecting import SourceOptions
 from lensmount_server.sources.manager import SourceManager
 from lensmount_server.sources.store import SourceStore
-from lensmount_server.workers.pool import WorkerPool
+from lensmount_server.workers.pool import PoolOptions, WorkerPool
 from lensmount_server.workers.zygote import Zygote
 
 log = logging.getLogger(__name__)
@@ -85,7 +88,7 @@ async def running(config: ServeConfig, zygote: Zygote | None = None) -> AsyncIte
     async with AsyncExitStack() as stack:
         registry = Registry(config.data_dir)
         stack.callback(registry.close)
-        pool = WorkerPool(zygote)  # loads beside the backbone
+        pool = WorkerPool(zygote, PoolOptions(most=config.decode_workers))  # loads beside the backbone
         stack.push_async_callback(pool.close)
         backbone = await asyncio.to_thread(load_backbone, config.backbone, config.weights)
         mounts = Mounts(HotSet(config.hot))
@@ -101,6 +104,10 @@ async def running(config: ServeConfig, zygote: Zygote | None = None) -> AsyncIte
         options = SourceOptions(addresses=config.addresses)
         sources = SourceManager(catalog, hub, pool, options, pin=catalog.pinned, store=store)
         stack.push_async_callback(sources.close)
+        metrics = config.metrics_host_port
+        if metrics is not None:
+            snapshot = functools.partial(_snapshot, sources, pool, engine)
+            await stack.enter_async_context(metrics_server(*metrics, snapshot))
         server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=OPTIONS)
         _add_services(server, catalog, scheduler, pool, sources, hub)
         healthy = await _add_health(server)
@@ -111,6 +118,10 @@ async def running(config: ServeConfig, zygote: Zygote | None = None) -> AsyncIte
         stack.push_async_callback(healthy.enter_graceful_shutdown)
         stack.callback(hub.close)
         yield f"{host}:{bound}", backbone
+
+
+def _snapshot(sources: SourceManager, pool: WorkerPool, engine: Engine) -> Snapshot:
+    return Snapshot(sources.list(), len(pool.workers), engine.counters())
 
 
 def _add_services(

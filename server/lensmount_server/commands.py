@@ -18,11 +18,18 @@ from rich.table import Table
 
 from lensmount_adapters.backbones import Backbone
 from lensmount_server.app import serve as run_server
-from lensmount_server.config import DEFAULT_ADDRESS, DEFAULT_BACKBONE, ServeConfig, default_data_dir
+from lensmount_server.config import (
+    DEFAULT_ADDRESS,
+    DEFAULT_BACKBONE,
+    DEFAULT_METRICS,
+    ServeConfig,
+    default_data_dir,
+)
 from lensmount_server.doctor import examine
 from lensmount_server.engine.settings import DEFAULT_MERGED_MIB, DEVICES, ENGINES, PRECISIONS, EngineSettings
 from lensmount_server.hotset import HotLimits
 from lensmount_server.video.policy import AddressPolicy, known_schemes, parse_network
+from lensmount_server.workers.pool import PoolOptions
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
@@ -121,6 +128,20 @@ def _source_options() -> list[Callable[..., Any]]:
             help="A network where the hosts of sources must be, for example 192.168.7.0/24; may be repeated. "
             "Without it: anywhere but link-local addresses. Metadata services of clouds are refused always.",
         ),
+        click.option(
+            "--decode-workers",
+            type=click.IntRange(1, 256),
+            default=PoolOptions.most,
+            show_default=True,
+            help="Processes that decode: each source has its own, up to so many; then they share.",
+        ),
+        click.option(
+            "--metrics-address",
+            default="",
+            envvar="LENSMOUNT_METRICS_ADDRESS",
+            metavar="HOST:PORT",
+            help=f"Where Prometheus may read /metrics, {DEFAULT_METRICS} for example. Without it: nowhere.",
+        ),
     ]
 
 
@@ -152,11 +173,23 @@ def _with_config(command: Callable[..., Any]) -> Callable[..., Any]:
         source_schemes: tuple[str, ...],
         source_folders: tuple[Path, ...],
         source_networks: tuple[str, ...],
+        decode_workers: int,
+        metrics_address: str,
         **own: Any,
     ) -> Any:
         settings = EngineSettings(engine, precision, threads, merged_mib, device)
         addresses = _policy(source_schemes, source_folders, source_networks)
-        config = ServeConfig(data_dir, address, backbone, weights, settings, HotLimits(hot_adapters), addresses)
+        config = ServeConfig(
+            data_dir,
+            address,
+            backbone,
+            weights,
+            settings,
+            HotLimits(hot_adapters),
+            addresses,
+            metrics_address,
+            decode_workers,
+        )
         return command(config, **own)
 
     return run

@@ -11,8 +11,10 @@ from lensmount.errors import InvalidInputError
 from lensmount_server.engine.settings import EngineSettings
 from lensmount_server.hotset import HotLimits
 from lensmount_server.video.policy import AddressPolicy
+from lensmount_server.workers.pool import PoolOptions
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
+DEFAULT_METRICS = "127.0.0.1:9464"
 DEFAULT_BACKBONE = "tf_efficientnet_lite0"
 
 
@@ -25,7 +27,8 @@ def default_data_dir() -> Path:
 class ServeConfig:
     """What `lensmount serve` runs; port 0 takes a free one; `hot` limits what adapters take in memory.
 
-    `addresses` is where sources may come from: files, by default, from the current folder.
+    `addresses` is where sources may come from: files, by default, from the current folder. `metrics_address` is
+    where Prometheus reads; "": nowhere. `decode_workers` processes share the sources that are more than they.
     """
 
     data_dir: Path
@@ -35,12 +38,23 @@ class ServeConfig:
     engine: EngineSettings = field(default_factory=EngineSettings)
     hot: HotLimits = field(default_factory=HotLimits)
     addresses: AddressPolicy = field(default_factory=AddressPolicy)
+    metrics_address: str = ""
+    decode_workers: int = PoolOptions.most
 
     @property
     def host_port(self) -> tuple[str, int]:
         """The address in two parts; raises InvalidInputError."""
-        host, _, port = self.address.rpartition(":")
-        if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
-            fix = "give HOST:PORT, for example 127.0.0.1:50051"
-            raise InvalidInputError("not an address", field="address", value=self.address, fix=fix)
-        return host, int(port)
+        return _host_port(self.address, "address", DEFAULT_ADDRESS)
+
+    @property
+    def metrics_host_port(self) -> tuple[str, int] | None:
+        """The address of the metrics in two parts, None for nowhere; raises InvalidInputError."""
+        return _host_port(self.metrics_address, "metrics_address", DEFAULT_METRICS) if self.metrics_address else None
+
+
+def _host_port(address: str, field_name: str, example: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        fix = f"give HOST:PORT, for example {example}"
+        raise InvalidInputError("not an address", field=field_name, value=address, fix=fix)
+    return host, int(port)

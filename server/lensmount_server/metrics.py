@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, fields
@@ -15,6 +16,8 @@ from lensmount.errors import UnavailableError
 from lensmount_server.engine.runtime import Counters
 from lensmount_server.sources.model import SourceState, SourceStatus
 from lensmount_server.video.account import Drops
+
+log = logging.getLogger(__name__)
 
 _PATIENCE_S = 5.0
 _REASONS = tuple(field.name for field in fields(Drops) if field.name != "subscriber")
@@ -64,6 +67,7 @@ async def metrics_server(host: str, port: int, snapshot: Callable[[], Snapshot])
         fix = "give --metrics-address another port"
         why = f"can not listen: {error.strerror}"
         raise UnavailableError(why, field="metrics_address", value=f"{host}:{port}", fix=fix) from error
+    log.info("metrics on http://%s:%d/metrics", host, server.server_port)
     try:
         yield int(server.server_port)
     finally:
