@@ -19,13 +19,17 @@ FPS = 30
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is encoded: `options` are x264's by FFmpeg's names, all others at their defaults; bits a second."""
+    """What is encoded: `options` are x264's by FFmpeg's names, all others at their defaults.
+
+    `bits` a second, 0: as many as x264's usual quality takes. The whole scene moves by `drift` pixels a picture.
+    """
 
     name: str
     width: int
     height: int
     bits: int
     options: tuple[tuple[str, str], ...] = ()
+    drift: int = 2
 
 
 # What a camera of that size sends.
@@ -39,9 +43,12 @@ def write(folder: Path, recipe: Recipe, frames: int) -> Path:
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream("libx264", rate=FPS)
         stream.width, stream.height, stream.pix_fmt = recipe.width, recipe.height, "yuv420p"
-        stream.bit_rate = recipe.bits
         stream.options = dict(recipe.options)
-        for number, picture in enumerate(_pictures(recipe.width, recipe.height, frames)):
+        if recipe.bits:
+            stream.bit_rate = recipe.bits
+        else:
+            stream.options |= {"crf": "23"}
+        for number, picture in enumerate(_pictures(recipe, frames)):
             frame = av.VideoFrame.from_ndarray(picture, "rgb24")
             frame.pts, frame.time_base = number, Fraction(1, FPS)
             container.mux(stream.encode(frame))
@@ -49,12 +56,12 @@ def write(folder: Path, recipe: Recipe, frames: int) -> Path:
     return path
 
 
-def _pictures(width: int, height: int, frames: int) -> Iterator[Pixels]:
-    random = np.random.default_rng(0)
-    wide, thing = _texture(random, width + 2 * frames, height), _texture(random, width // 4, height // 3)
+def _pictures(recipe: Recipe, frames: int) -> Iterator[Pixels]:
+    random, width, height, drift = np.random.default_rng(0), recipe.width, recipe.height, recipe.drift
+    wide, thing = _texture(random, width + drift * frames, height), _texture(random, width // 4, height // 3)
     noise = random.normal(0, 3, (height, width + 64, 1)).astype(np.float32)
     for number in range(frames):
-        picture = wide[:, 2 * number : 2 * number + width].astype(np.float32)
+        picture = wide[:, drift * number : drift * number + width].astype(np.float32)
         left = round((0.5 + 0.5 * np.sin(number / 20)) * (width - thing.shape[1]))
         top = round((0.5 + 0.5 * np.cos(number / 31)) * (height - thing.shape[0]))
         picture[top : top + thing.shape[0], left : left + thing.shape[1]] = thing
