@@ -11,15 +11,15 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from lensmount.errors import InvalidInputError
 from lensmount_server.video import plugins
 from lensmount_server.video.hosts import literal
+from lensmount_server.video.parts import SCHEME, RefusedError, existing, numbers, path_in, split
 from lensmount_server.video.policy import EXAMPLES, AddressPolicy, known_schemes
 from lensmount_server.video.settings import Transport
 
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.,-]*):")
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,252})|[0-9A-Fa-f:.]+(%[A-Za-z0-9._-]+)?")
 _CAMERA = re.compile(r"\d{1,3}|/dev/video\d{1,3}|/dev/v4l/by-(id|path)/[A-Za-z0-9._:-]+")
 # FFmpeg takes these words in the query of an RTSP address for its own options.
@@ -91,7 +91,7 @@ def parse_address(url: str, policy: AddressPolicy, transport: Transport = Transp
     """
     if not url or len(url) > 2048 or not url.isprintable():
         raise _refused("not an address", url, policy)
-    scheme = _SCHEME.match(url)
+    scheme = SCHEME.match(url)
     kind = scheme[1].lower() if scheme else "file"
     if kind not in policy.schemes:
         raise _refused(f"{kind}: {_why_unknown(kind)}", url, policy)
@@ -100,7 +100,7 @@ def parse_address(url: str, policy: AddressPolicy, transport: Transport = Transp
         raise InvalidInputError(f"a {kind} address has no choice", field="transport", value="UDP", fix=fix)
     try:
         return _parser(kind, transport)(url, kind, policy)
-    except _RefusedError as refusal:
+    except RefusedError as refusal:
         raise _refused(str(refusal), url, policy) from refusal
 
 
@@ -113,10 +113,6 @@ def _why_unknown(kind: str) -> str:
     if kind in known_schemes():
         return "is not allowed by this server"
     return "is not in this server's FFmpeg" if kind in EXAMPLES else "is not a kind of address known here"
-
-
-class _RefusedError(Exception):
-    """Why an address is refused."""
 
 
 _Parser = Callable[[str, str, AddressPolicy], Address]
@@ -135,7 +131,7 @@ def _rtsp(url: str, kind: str, policy: AddressPolicy, transport: Transport) -> A
     address = _remote(url, kind, policy)
     words = _FFMPEG_WORDS & set(re.split(r"[?&#]", url))
     if words:
-        raise _RefusedError(f"?{min(words)} is an option of FFmpeg, not of a camera")
+        raise RefusedError(f"?{min(words)} is an option of FFmpeg, not of a camera")
     udp = transport is Transport.UDP
     # Probing decides nothing that the first key frame does not say, and costs a second of old frames.
     options = {"allowed_media_types": "video", "probesize": "32", "analyzeduration": "0"}
@@ -161,26 +157,26 @@ def _srt(url: str, kind: str, policy: AddressPolicy) -> Address:
     address = _remote(url, kind, policy)
     words = dict(parse_qsl(urlsplit(url).query, keep_blank_values=True)).keys() - _SRT_WORDS
     if words or not address.port:
-        raise _RefusedError(f"?{min(words)}= is not taken here" if words else "an SRT address needs a port")
+        raise RefusedError(f"?{min(words)}= is not taken here" if words else "an SRT address needs a port")
     return replace(address, options={"protocol_whitelist": "srt", "format_whitelist": "mpegts", "mode": "caller"})
 
 
 def _file(url: str, kind: str, policy: AddressPolicy) -> Address:
-    place = policy.check_path(_existing(_path(url, kind)), url)
+    place = policy.check_path(existing(path_in(url, kind)), url)
     if place.is_dir():
-        raise _RefusedError(f"this is a folder; for the pictures in it write folder:{place}")
+        raise RefusedError(f"this is a folder; for the pictures in it write folder:{place}")
     if not place.is_file():
-        raise _RefusedError("not a regular file")
+        raise RefusedError("not a regular file")
     options = {"protocol_whitelist": "file", "format_whitelist": _CONTAINERS}
     return Address(kind, f"file:{place}", url, live=False, options=options, policy=policy)
 
 
 def _folder(url: str, kind: str, policy: AddressPolicy) -> Address:
     text, _, query = url.partition("?")
-    place = policy.check_path(_existing(_path(text, kind)), url)
+    place = policy.check_path(existing(path_in(text, kind)), url)
     if not place.is_dir():
-        raise _RefusedError("this is no folder; for a video file write its path alone")
-    options = _numbers(query, {"fps": 1000})
+        raise RefusedError("this is no folder; for a video file write its path alone")
+    options = numbers(query, {"fps": 1000})
     return Address(kind, f"folder:{place}", url, live=False, options=options, policy=policy)
 
 
@@ -188,9 +184,9 @@ def _usb(url: str, kind: str, policy: AddressPolicy) -> Address:
     text, _, query = url.partition("?")
     device = text.partition(":")[2]
     if not _CAMERA.fullmatch(device):
-        raise _RefusedError("a USB camera is usb:NUMBER, usb:/dev/videoNUMBER or usb:/dev/v4l/by-id/NAME")
+        raise RefusedError("a USB camera is usb:NUMBER, usb:/dev/videoNUMBER or usb:/dev/v4l/by-id/NAME")
     place = f"/dev/video{device}" if device.isdecimal() else device
-    return Address(kind, f"usb:{place}", url, live=True, options=_numbers(query, _USB_WORDS), policy=policy)
+    return Address(kind, f"usb:{place}", url, live=True, options=numbers(query, _USB_WORDS), policy=policy)
 
 
 def _plugin(url: str, kind: str, policy: AddressPolicy) -> Address:
@@ -198,60 +194,18 @@ def _plugin(url: str, kind: str, policy: AddressPolicy) -> Address:
 
 
 def _remote(url: str, kind: str, policy: AddressPolicy) -> Address:
-    parts = _split(url)
+    parts = split(url)
     host = parts.hostname or ""
     if not url[len(kind) :].startswith("://") or " " in url or "\\" in url:
-        raise _RefusedError("not an address")
+        raise RefusedError("not an address")
     if not _HOST.fullmatch(host):
-        raise _RefusedError("it needs a host, by name or number")
+        raise RefusedError("it needs a host, by name or number")
     shown = redacted(url)
     number = literal(host)
     if number is not None:
         policy.check_address(number, shown)
     port = parts.port or _PORTS.get(kind, 0)
     return Address(kind, kind + url[len(kind) :], shown, True, options={}, policy=policy, host=host, port=port)
-
-
-def _existing(path: str) -> Path:
-    place = Path(path).absolute()
-    try:
-        place.stat()
-    except OSError as error:
-        raise _RefusedError(f"no such file on the server: {error.strerror}") from error
-    except ValueError as error:
-        raise _RefusedError("not a path") from error
-    return place
-
-
-def _path(url: str, kind: str) -> str:
-    if not _SCHEME.match(url):
-        return url
-    start = len(kind) + 1
-    if not url.startswith("//", start):
-        return url[start:]
-    parts = _split(url)
-    if parts.netloc not in ("", "localhost"):
-        raise _RefusedError(f"a {kind} address has no host")
-    return unquote(parts.path)
-
-
-def _numbers(query: str, allowed: dict[str, int]) -> dict[str, str]:
-    given = dict(parse_qsl(query, keep_blank_values=True))
-    for name, value in given.items():
-        if name not in allowed:
-            raise _RefusedError(f"?{name}= is not taken here, only {', '.join(allowed)}")
-        if not re.fullmatch(r"\d{1,5}(\.\d{1,3})?", value) or not 0 < float(value) <= allowed[name]:
-            raise _RefusedError(f"?{name}= must be a number above 0, to {allowed[name]}")
-    return given
-
-
-def _split(url: str) -> SplitResult:
-    try:
-        parts = urlsplit(url)
-        parts.port  # noqa: B018  # read for its check
-    except ValueError as error:
-        raise _RefusedError("not an address") from error
-    return parts
 
 
 def _refused(why: str, url: str, policy: AddressPolicy) -> InvalidInputError:
