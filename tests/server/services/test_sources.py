@@ -211,7 +211,7 @@ BAD: dict[str, tuple[dict[str, object], type[LensmountError], str]] = {
     "no address": ({"url": ""}, InvalidInputError, "url"),
     "no such file": ({"url": "/nowhere/line.mp4"}, InvalidInputError, "url"),
     "a folder": ({"url": "/"}, InvalidInputError, "url"),
-    "another protocol": ({"url": "http://127.0.0.1/line.mp4"}, InvalidInputError, "url"),
+    "another protocol": ({"url": "udp://127.0.0.1:1"}, InvalidInputError, "url"),
     "a protocol of FFmpeg": ({"url": "concat:/etc/passwd|/etc/hosts"}, InvalidInputError, "url"),
     "no host": ({"url": "rtsp:///stream"}, InvalidInputError, "url"),
     "a deadline in days": ({"deadline_ms": 90_000_000}, InvalidInputError, "deadline_ms"),
