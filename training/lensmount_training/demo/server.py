@@ -18,7 +18,8 @@ STOP_S = 15.0
 def started_server(folder: Path, backbone: str, weights: Path | None, source: str | None = None) -> Iterator[str]:
     """Run `lensmount serve` on a free port while the context is open; gives its address.
 
-    Its data and its log lie in `folder`; where `source` is a file, its folder is open to sources. Raises UnavailableError when it does not start.
+    Its data and its log lie in `folder`; where `source` is a file, its folder is open to sources.
+    Raises UnavailableError when it does not start.
     """
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "server.log"
