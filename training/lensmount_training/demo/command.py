@@ -104,7 +104,8 @@ def run(config: DemoConfig, console: Console) -> Outcome:
         lessons, clip = _material(config, progress)
         backbone = load_backbone(config.backbone, config.weights)
         learned = learn(lessons, backbone, config.out / "packages", config.seed, progress)
-    with started_server(config.out / "server", config.backbone, config.weights) as address, Client(address) as client:
+    server = started_server(config.out / "server", config.backbone, config.weights, config.source)
+    with server as address, Client(address) as client:
         return _perform(config, client, learned, clip, console, start)
 
 

@@ -15,10 +15,11 @@ STOP_S = 15.0
 
 
 @contextmanager
-def started_server(folder: Path, backbone: str, weights: Path | None) -> Iterator[str]:
+def started_server(folder: Path, backbone: str, weights: Path | None, source: str | None = None) -> Iterator[str]:
     """Run `lensmount serve` on a free port while the context is open; gives its address.
 
-    Its data and its log lie in `folder`. Raises UnavailableError when it does not start.
+    Its data and its log lie in `folder`; where `source` is a file, its folder is open to sources.
+    Raises UnavailableError when it does not start.
     """
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "server.log"
@@ -26,6 +27,8 @@ def started_server(folder: Path, backbone: str, weights: Path | None) -> Iterato
     command += ["--backbone", backbone, "--data-dir", str(folder / "data")]
     if weights:
         command += ["--weights", str(weights)]
+    if source and Path(source).is_file():
+        command += ["--source-folder", str(Path(source).resolve().parent)]
     with (
         log.open("w") as errors,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process,  # noqa: S603 - our own
