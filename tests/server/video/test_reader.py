@@ -117,8 +117,8 @@ def test_a_reader_leaves_out_what_no_task_needs(tmp_path: Path, rushed: None) ->
 def test_an_effort_is_kept_over_loops(tmp_path: Path, rushed: None) -> None:
     source = VideoReader(parse_address(str(write_clip(tmp_path / "a.mp4", 24))), loop=True, effort=Effort.KEY)
     frames = first(5, source)
-    assert [number_of(frame.picture.pixels) for frame in frames] == [0, 12, 0, 12, 0]
-    assert source.skipped >= 2 * 22
+    assert [number_of(frame.picture.pixels) for frame in frames] == [0, 8, 16, 0, 8]  # where x264 put key frames
+    assert source.skipped > 24
 
 
 def test_a_rate_that_rises_is_followed_at_once_and_over_loops(tmp_path: Path, rushed: None) -> None:
