@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import random
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -76,6 +79,35 @@ async def test_a_camera_that_is_not_there_is_tried_again(answers: bool, reason: 
             assert "secret" not in status.reason
             assert status.account.decoded == 0
             assert manager.get("camera").state is SourceState.RECONNECTING
+
+
+def babble(listener: socket.socket, opening: bytes) -> None:
+    """Answers whoever comes with `opening` and random bytes, until the listener is closed."""
+    noise = random.Random(1)
+    with contextlib.suppress(OSError):
+        while True:
+            connection, _ = listener.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.recv(4096)
+                connection.sendall(opening + noise.randbytes(100_000))
+
+
+@pytest.mark.parametrize(
+    "opening", [b"", b"RTSP/1.0 200 OK\r\n", b"RTSP/1.0 200 OK\r\nCSeq: 1\r\nContent-Length: 999999\r\n\r\n"]
+)
+async def test_garbage_is_no_camera_and_hurts_nobody(opening: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=babble, args=(listener, opening))
+        thread.start()
+        url = f"rtsp://127.0.0.1:{listener.getsockname()[1]}/cam"
+        async with watched(url, QUICK) as (manager, subscription):
+            status = await reach(subscription, SourceState.RECONNECTING)
+            assert "check that it is up" in status.reason
+            await reach(subscription, SourceState.RECONNECTING)
+            status = await manager.pause("camera")
+            assert (status.crashes, status.account.decoded, status.state) == (0, 0, SourceState.PAUSED)
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
 
 
 async def test_removing_a_camera_that_does_not_answer_takes_no_longer_than_allowed() -> None:
