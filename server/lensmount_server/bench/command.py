@@ -17,6 +17,7 @@ from rich.table import Table
 from lensmount_server.bench.capacity import measure as measure_capacity
 from lensmount_server.bench.engine import TRANSFORMER
 from lensmount_server.bench.engine import measure as measure_engine
+from lensmount_server.bench.pipeline import measure as measure_pipeline
 from lensmount_server.bench.swap import measure as measure_swap
 from lensmount_server.bench.table import engine_table, plot
 from lensmount_server.bench.timing import Rounds
@@ -35,6 +36,7 @@ def bench() -> None:
         lensmount bench engine --plot bench.png   the same as a picture
         lensmount bench swap                      new versions while frames are answered
         lensmount bench capacity                  streams, tasks and adapters
+        lensmount bench pipeline                  from a video file to results, beside the engine alone
     """  # noqa: D301 - click wants the control character
 
 
@@ -115,6 +117,22 @@ def capacity(settings: EngineSettings, as_json: bool, backbone: str, registered:
     """
     with _progress() as progress:
         report = measure_capacity(settings, backbone, registered, hot, _say(progress))
+    _show(asdict(report), as_json=as_json)
+
+
+@bench.command()
+@measuring
+@click.option("--backbone", default=TRANSFORMER, show_default=True, help="timm's name of the shared model.")
+@click.option("--frames", type=click.IntRange(30, 10_000), default=360, show_default=True, help="Of the clip.")
+@click.option("--rounds", type=click.IntRange(1, 1000), default=9, show_default=True, help="Runs of each side.")
+def pipeline(settings: EngineSettings, as_json: bool, backbone: str, frames: int, rounds: int) -> None:
+    """A 720p file through the whole server to a client, beside what the engine alone answers.
+
+    A real `lensmount serve` reads an H.264 clip as fast as it is answered, two tasks look at every frame. Decoding
+    and the engine share the cores: that is the point.
+    """
+    with _progress() as progress:
+        report = measure_pipeline(settings, backbone, frames, rounds, _say(progress))
     _show(asdict(report), as_json=as_json)
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from lensmount_server.bench import engine, swap
+from lensmount.errors import UnavailableError
+from lensmount_server.bench import engine, pipeline, served, swap
 from lensmount_server.bench.command import bench
 from lensmount_server.catalog import Catalog
 from lensmount_server.engine.choice import Candidate
@@ -111,6 +113,24 @@ def test_capacity(run: Run) -> None:
     assert [row["tasks"] for row in streams] == [1, 2, 4, 8]
     assert (report["registered"], report["hot"]) == (120, 16)
     assert {"cold_to_first_row_p50_ms", "memory_per_adapter_ratio", "scheduler_us_per_row"} <= report.keys()
+
+
+def test_pipeline(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "WARM_UP", 30)
+    monkeypatch.setattr(pipeline, "SETTLED_S", 0.0)
+    engine_options = ["--engine", "torch", "--precision", "fp32", "--threads", "1"]
+    report = run("pipeline", "--backbone", "test_vit", "--frames", "30", "--rounds", "2", *engine_options)
+    assert (report["backbone"], report["rounds"]) == ("test_vit", 2)
+    assert (report["frames"], report["answered"], report["dropped"]) == (60, 60, {})
+    figures = {"fps", "engine_fps", "ratio", "ideal", "p50_ms", "p99_ms", "server_core_ms", "worker_core_ms"}
+    assert all(isinstance(report[name], float) and report[name] > 0 for name in figures)  # type: ignore[operator]
+
+
+def test_a_server_that_does_not_start_says_why(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served, "_command", lambda *_: [sys.executable, "-c", "import sys; sys.exit('no luck')"])
+    with pytest.raises(UnavailableError, match="did not start") as caught:
+        run("pipeline", "--backbone", "test_vit", "--frames", "30", "--engine", "torch", "--precision", "fp32")
+    assert "no luck" in caught.value.fix
 
 
 def test_people_see_tables(tmp_path: Path) -> None:
