@@ -11,10 +11,10 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
-from itertools import cycle
+from itertools import count
 from statistics import median
 
 from benchmarks.failures import FAILURES
@@ -103,14 +103,14 @@ def _fail_in_turn(
 ) -> list[Window]:
     """Every period one camera fails; the rest of it is quiet."""
     end_s = time.monotonic() + seconds
-    failures, names = cycle(FAILURES.items()), cycle(cameras)
+    turns = _turns(list(cameras))
     windows = []
     time.sleep(min(period_s - FAILING_S, seconds))
     while time.monotonic() < end_s:
-        (failure, fail), name = next(failures), next(names)
+        name, failure = next(turns)
         before = _connections(running)
         started_s, began_s = time.time(), time.monotonic()
-        fail(cameras[name], running.server.pid)
+        FAILURES[failure](cameras[name], running.server.pid)
         time.sleep(max(began_s + FAILING_S - time.monotonic(), 0))
         over_s = time.time()
         for each in cameras:
@@ -122,6 +122,13 @@ def _fail_in_turn(
         windows.append(Window(quiet_s, time.time()))
         report.readings.append(_reading(running.server.pid))
     return windows
+
+
+def _turns(names: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Cameras and failures in turn; each round begins with the next camera, so that each fails in every way."""
+    failures = list(FAILURES)
+    for number in count():
+        yield names[(number + number // len(names)) % len(names)], failures[number % len(failures)]
 
 
 def _connections(running: Live) -> dict[str, int]:
