@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PROTOS := $(wildcard proto/lensmount/v1/*.proto)
 
-.PHONY: help setup demo test bench lint format constraints clean
+.PHONY: help setup demo test bench soak lint format constraints clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,10 @@ bench: setup ## Measure what this machine holds, beside timm and PEFT (minutes)
 	$(BIN)/lensmount bench engine
 	$(BIN)/lensmount bench swap
 	$(BIN)/lensmount bench capacity
+	$(BIN)/lensmount bench pipeline
+
+soak: setup ## Let eight cameras fail in turn for SECONDS (600)
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.soak --seconds $(or $(SECONDS),600)
 
 lint: setup ## Check style, types and import rules
 	$(BIN)/ruff check .

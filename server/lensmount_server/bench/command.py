@@ -18,6 +18,7 @@ from lensmount_server.bench.capacity import measure as measure_capacity
 from lensmount_server.bench.decode import measure as measure_decode
 from lensmount_server.bench.engine import TRANSFORMER
 from lensmount_server.bench.engine import measure as measure_engine
+from lensmount_server.bench.pipeline import measure as measure_pipeline
 from lensmount_server.bench.swap import measure as measure_swap
 from lensmount_server.bench.table import decode_table, engine_table, plot
 from lensmount_server.bench.timing import Rounds
@@ -38,6 +39,7 @@ def bench() -> None:
         lensmount bench swap                      new versions while frames are answered
         lensmount bench capacity                  streams, tasks and adapters
         lensmount bench decode                    frames from a video to a backbone's input
+        lensmount bench pipeline                  from a video file to results, beside the engine alone
     """  # noqa: D301 - click wants the control character
 
 
@@ -136,6 +138,22 @@ def decode(rounds: int, *, as_json: bool) -> None:
         click.echo(json.dumps(asdict(report)))
         return
     Console(width=None if Console().is_terminal else 160).print(decode_table(report))
+
+
+@bench.command()
+@measuring
+@click.option("--backbone", default=TRANSFORMER, show_default=True, help="timm's name of the shared model.")
+@click.option("--frames", type=click.IntRange(30, 10_000), default=360, show_default=True, help="Of the clip.")
+@click.option("--rounds", type=click.IntRange(1, 1000), default=9, show_default=True, help="Runs of each side.")
+def pipeline(settings: EngineSettings, as_json: bool, backbone: str, frames: int, rounds: int) -> None:
+    """A 720p file through the whole server to a client, beside what the engine alone answers.
+
+    A real `lensmount serve` reads an H.264 clip as fast as it is answered, two tasks look at every frame. Decoding
+    and the engine share the cores: that is the point.
+    """
+    with _progress() as progress:
+        report = measure_pipeline(settings, backbone, frames, rounds, _say(progress))
+    _show(asdict(report), as_json=as_json)
 
 
 def _show(report: dict[str, Any], *, as_json: bool) -> None:

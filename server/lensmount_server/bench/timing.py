@@ -27,11 +27,11 @@ class Rounds:
 
     def of(self, side: str) -> Spread:
         """Milliseconds of one side."""
-        return _spread(self.ms[side])
+        return spread(self.ms[side])
 
     def ratio(self, side: str, to: str) -> Spread:
         """One side's time through another's, round by round."""
-        return _spread([a / b for a, b in zip(self.ms[side], self.ms[to], strict=True)])
+        return spread([a / b for a, b in zip(self.ms[side], self.ms[to], strict=True)])
 
 
 def in_turns(
@@ -53,7 +53,8 @@ def in_turns(
         yield Rounds(ms)
 
 
-def _spread(values: list[float]) -> Spread:
+def spread(values: list[float]) -> Spread:
+    """Of these values, at least one."""
     if len(values) < 2:
         return Spread(values[0], values[0], values[0])
     low, _, high = quantiles(values, n=4, method="inclusive")

@@ -14,6 +14,7 @@ from lensmount.errors import LensmountError
 from lensmount_adapters.preprocessing import Preprocessing
 from lensmount_server.frames import Want
 from lensmount_server.hub import Hub
+from lensmount_server.scheduling import MAX_BATCH
 from lensmount_server.sources.connecting import Connections, SourceOptions, looking
 from lensmount_server.sources.inbox import FeedInbox
 from lensmount_server.sources.meter import Meter
@@ -28,8 +29,9 @@ logger = logging.getLogger(__name__)
 # Keeps what answers these wants ready while the context is open.
 Pin = Callable[[Sequence[Want]], AbstractContextManager[None]]
 _TICK_S = 0.25
-# With NEWEST one frame computes while the next is ready; more would only age in the queue.
-_IN_FLIGHT = {DropPolicy.NEWEST: 2, DropPolicy.EVERY_FRAME: 4}
+# With NEWEST one frame computes while the next is ready; more would only age in the queue. With EVERY_FRAME a whole
+# batch computes while the next one is gathered.
+_IN_FLIGHT = {DropPolicy.NEWEST: 2, DropPolicy.EVERY_FRAME: 2 * MAX_BATCH}
 _AT_WORK = (SourceState.CONNECTING, SourceState.LIVE, SourceState.STALLED, SourceState.RECONNECTING)
 
 

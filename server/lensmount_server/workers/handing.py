@@ -14,7 +14,7 @@ from torch import Tensor
 from lensmount.errors import LensmountError, UnavailableError
 from lensmount_adapters.preprocessing import Preprocessing
 from lensmount_server.frames import OpenPicture, Picture
-from lensmount_server.scheduling import TurnTable
+from lensmount_server.scheduling import MAX_BATCH, TurnTable
 from lensmount_server.video.account import Drops
 from lensmount_server.video.mailbox import Mailbox, Parcel
 from lensmount_server.video.motion import MotionGate
@@ -23,7 +23,7 @@ from lensmount_server.workers.block import FRAME_AT, FRAME_BYTES, LATER_AT, Bloc
 from lensmount_server.workers.messages import Handed, Looking, Next, Prepare, Prepared, words
 
 # Frames that were handed over and may still be asked for in another form; more than are ever in flight.
-REMEMBERED = 6
+REMEMBERED = 2 * MAX_BATCH + 2
 _RATE = Drops(rate=1)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from lensmount_server.bench import clips, decode, engine, swap
+from lensmount.errors import UnavailableError
+from lensmount_server.bench import clips, decode, engine, pipeline, served, swap
 from lensmount_server.bench.command import bench
 from lensmount_server.catalog import Catalog
 from lensmount_server.engine.choice import Candidate
@@ -151,6 +153,27 @@ def test_people_see_tables(short_clips: None) -> None:
     done = CliRunner().invoke(bench, ["decode", "--rounds", "2"], catch_exceptions=False)
     assert done.exit_code == 0
     assert "opencv_1080p" in done.stdout
+
+
+def test_pipeline(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "WARM_UP", 30)
+    monkeypatch.setattr(pipeline, "SETTLED_S", 0.0)
+    engine_options = ["--engine", "torch", "--precision", "fp32", "--threads", "1"]
+    report = run("pipeline", "--backbone", "test_vit", "--frames", "30", "--rounds", "2", *engine_options)
+    assert (report["backbone"], report["rounds"]) == ("test_vit", 2)
+    assert (report["frames"], report["answered"], report["dropped"]) == (60, 60, {})
+    figures = {"fps", "engine_fps", "ratio", "ideal", "p50_ms", "p99_ms", "server_core_ms", "worker_core_ms"}
+    assert all(isinstance(report[name], float) and report[name] > 0 for name in figures)  # type: ignore[operator]
+
+
+def test_a_server_that_does_not_start_says_why(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served, "_command", lambda *_: [sys.executable, "-c", "import sys; sys.exit('no luck')"])
+    with pytest.raises(UnavailableError, match="did not start") as caught:
+        run("pipeline", "--backbone", "test_vit", "--frames", "30", "--engine", "torch", "--precision", "fp32")
+    assert "no luck" in caught.value.fix
+
+
+def test_people_see_tables(tmp_path: Path) -> None:
     done = CliRunner().invoke(bench, ["engine", "--rounds", "2"], catch_exceptions=False)
     assert done.exit_code == 0
     assert "separate_merged" in done.stdout

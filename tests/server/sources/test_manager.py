@@ -20,7 +20,7 @@ from lensmount.errors import (
 )
 from lensmount_server.frames import Answer, Frame, Want
 from lensmount_server.hub import Hub, Subscription
-from lensmount_server.scheduling import Terms
+from lensmount_server.scheduling import MAX_BATCH, Terms
 from lensmount_server.sources.connecting import SourceOptions
 from lensmount_server.sources.manager import SourceManager
 from lensmount_server.sources.model import SourceSpec, SourceState, SourceStatus
@@ -305,3 +305,14 @@ async def test_closing_while_connecting_leaves_nothing(tmp_path: Path) -> None:
         await manager.add(SourceSpec("a", str(path), WANTS))
     assert feeds(manager) == 0
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+@pytest.mark.parametrize(("policy", "most"), [(EVERY_FRAME, 2 * MAX_BATCH), (DropPolicy.NEWEST, 2)])
+async def test_the_next_batch_gathers_while_one_computes(tmp_path: Path, policy: DropPolicy, most: int) -> None:
+    path = write_clip(tmp_path / "a.mp4", 2 * MAX_BATCH + 8, fps=500)
+    answerer = Echo(delay_s=0.5)
+    async with managed(answerer) as (manager, hub):
+        with hub.subscribe() as subscription:
+            await manager.add(SourceSpec("line-1", str(path), WANTS, policy))
+            await follow(subscription, SourceState.ENDED)
+    assert answerer.most_asking == most

@@ -1,0 +1,97 @@
+"""A `lensmount serve` of its own for a bench: another process on a free port, whose data is thrown away."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from lensmount.errors import UnavailableError
+from lensmount_adapters.adapter import Adapter
+from lensmount_adapters.backbones import Backbone
+from lensmount_server.bench import specimens
+from lensmount_server.bench.packages import Specimen, Writer, shots
+from lensmount_server.engine.settings import EngineSettings
+
+RANK, BLOCKS, PICTURES = 16, 4, 2
+STOP_S = 20.0
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that runs: its address, its process number, its log."""
+
+    address: str
+    pid: int
+    log: Path
+
+
+@contextmanager
+def server(backbone: Backbone, settings: EngineSettings, scratch: Path) -> Iterator[Server]:
+    """Serves the backbone, with the weights that it has here, until the `with` block ends.
+
+    Raises UnavailableError when it does not start.
+    """
+    weights, log = scratch / f"{backbone.name}.safetensors", scratch / "serve.log"
+    save_file(backbone.model.state_dict(), weights)
+    command = _command(backbone, settings, weights, scratch / "data")
+    with (
+        log.open("w") as errors,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=os.environ) as process,  # noqa: S603 - our own
+    ):
+        try:
+            yield Server(_address(process, log), process.pid, log)
+        finally:
+            _stop(process)
+
+
+def pair(backbone: Backbone) -> tuple[Adapter, Adapter]:
+    """Two tasks as they are trained: LoRA in the last blocks (or the last stage) with a head, and a head alone."""
+    names = [segment.name for segment in backbone.segments]
+    last = len(names) - 2
+    tail = range(last - BLOCKS + 1, last + 1) if names[-1] == "norm" else specimens.last_stage(backbone)
+    return specimens.lora_adapter(backbone, tail, RANK, 0), specimens.head_adapter(backbone, 1)
+
+
+def packages(backbone: Backbone, adapters: Sequence[Adapter], scratch: Path) -> list[Specimen]:
+    """The adapters as packages that pass the gate, each under its own task's name."""
+    writer = Writer(backbone, shots(backbone, PICTURES))
+    return [writer.write(scratch / each.manifest.task, each, each.manifest.task) for each in adapters]
+
+
+def _command(backbone: Backbone, settings: EngineSettings, weights: Path, data_dir: Path) -> list[str]:
+    options = {
+        "--address": "127.0.0.1:0",
+        "--backbone": backbone.name,
+        "--weights": weights,
+        "--data-dir": data_dir,
+        "--device": settings.device,
+        "--engine": settings.engine,
+        "--precision": settings.precision,
+        "--threads": settings.threads,
+        "--merged-mib": settings.merged_mib,
+    }
+    words = [str(word) for option in options.items() for word in option]
+    return [sys.executable, "-m", "lensmount", "serve", "--json", *words]
+
+
+def _address(process: subprocess.Popen[str], log: Path) -> str:
+    line = process.stdout.readline() if process.stdout else ""
+    if not line:
+        raise UnavailableError("the server did not start", field="log", value=log, fix=log.read_text()[-2000:])
+    return str(json.loads(line)["address"])
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    process.terminate()
+    try:
+        process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
