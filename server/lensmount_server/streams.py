@@ -1,16 +1,16 @@
-"""The life of one stream: frames out of a mailbox, answers in frame order, nothing lost without a count."""
+"""The life of one stream: frames out of an inbox, answers in frame order, nothing lost without a count."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from lensmount.errors import DeadlineError, LensmountError, NotFoundError, UnavailableError
 from lensmount_server.frames import Answer, Frame, VersionId, Want
+from lensmount_server.results import StreamResult, Timings
 from lensmount_server.scheduling import ANY_TIME, Terms, TurnTable
 from lensmount_server.video.account import Account, AccountState, Drops
 from lensmount_server.video.mailbox import DropPolicy, Mailbox, Parcel
@@ -52,38 +52,6 @@ class Answerer(Protocol):
 
 
 _RATE, _LATE = Drops(rate=1), Drops(late=1)
-
-
-@dataclass(frozen=True)
-class Timings:
-    """Where the time of one result went, in milliseconds; `total_ms` runs from capture to the result."""
-
-    decode_ms: float
-    queue_ms: float
-    inference_ms: float
-    total_ms: float
-
-
-@dataclass(frozen=True)
-class StreamResult:
-    """The answer of one adapter for one frame.
-
-    `dropped_before` is what was lost since the previous result of this task on this stream,
-    with the frames that only other tasks answered: `rate` where this one skipped them, `late`
-    where it was left out. So it explains every gap in the task's frame numbers. `reused`: the scene was still, and
-    the last answer stands for this frame too.
-    `frame` holds the pixels for those who draw on them, and is None where nobody asked for pictures.
-    """
-
-    source: str
-    frame_index: int
-    pts_ns: int
-    capture_time_ns: int
-    answer: Answer
-    timings: Timings
-    dropped_before: Drops
-    frame: Frame | None = field(default=None, compare=False, repr=False)
-    reused: bool = False
 
 
 @dataclass(frozen=True)
@@ -232,7 +200,10 @@ class Stream:
         said = asked.said.result()
         answers = said.answers
         self.account.add(answered=int(not said.reused), dropped=Drops(gate=int(said.reused)))
-        results = [_result(self.name, asked.frame, said, want, self._lost[want]) for want in answers]
+        results = [
+            StreamResult.of(self.name, asked.frame, answer, self._lost[want], reused=said.reused)
+            for want, answer in answers.items()
+        ]
         self._lost.update(dict.fromkeys(answers, Drops()))
         self._lose(_RATE, [want for want in self._wants if want not in asked.due])
         self._put_off(_LATE, [want for want in asked.due if want not in answers])
@@ -298,12 +269,3 @@ class Stream:
 async def _known(before: asyncio.Task[_Said]) -> dict[Want, Answer]:
     await asyncio.wait([before])
     return {} if before.cancelled() or before.exception() else before.result().known
-
-
-def _result(source: str, frame: Frame, said: _Said, want: Want, lost: Drops) -> StreamResult:
-    answer = said.answers[want]
-    total_ms = max(time.time_ns() - frame.capture_time_ns, 0) / 1e6
-    timings = Timings(frame.decode_ms, answer.queue_ms, answer.inference_ms, total_ms)
-    return StreamResult(
-        source, frame.index, frame.pts_ns, frame.capture_time_ns, answer, timings, lost, frame, said.reused
-    )

@@ -98,7 +98,9 @@ class Source:
             return
         self._inbox.open()
         self._become(SourceState.CONNECTING)
-        self._task = asyncio.create_task(self._run(), name=f"source-{self.spec.name}")
+        self._reading = asyncio.create_task(self._connections.run(), name=f"connections-{self.spec.name}")
+        self._reading.add_done_callback(lambda _: self._inbox.end())
+        self._task = asyncio.create_task(self._run(self._reading), name=f"source-{self.spec.name}")
 
     async def stop(self) -> None:
         """Ends it, whatever it is doing."""
@@ -113,7 +115,7 @@ class Source:
         if self._task is not None and self._reading is not None:
             self._reading.cancel()
             await asyncio.wait([self._task])
-        self._task = None
+        self._task = self._reading = None
         self._become(SourceState.PAUSED)
 
     def resume(self) -> None:
@@ -172,14 +174,13 @@ class Source:
         self._successor = self._make_stream(), pins
         self._stream.finish()
 
-    async def _run(self) -> None:
-        self._reading = asyncio.create_task(self._read())
+    async def _run(self, reading: asyncio.Task[None]) -> None:
         ticking = asyncio.create_task(self._tick())
         try:
             await self._answer()
-            await asyncio.wait([self._reading])
-            if not self._reading.cancelled():
-                self._reading.result()
+            await asyncio.wait([reading])
+            if not reading.cancelled():
+                reading.result()
                 self._become(SourceState.ENDED)
         except LensmountError as error:
             self._become(SourceState.FAILED, str(error))
@@ -187,13 +188,7 @@ class Source:
             logger.exception("source %s failed", self.spec.name)
             self._become(SourceState.FAILED, "a defect of the server; see its log")
         finally:
-            await _end([self._reading, ticking])
-
-    async def _read(self) -> None:
-        try:
-            await self._connections.run()
-        finally:
-            self._inbox.end()
+            await _end([reading, ticking])
 
     async def _answer(self) -> None:
         pins = ExitStack()

@@ -53,6 +53,7 @@ class WorkerPool:
         self._groups: dict[Group, list[WorkerProcess]] = {"sources": [], "clients": []}
         self._placing = asyncio.Lock()
         self._starting: set[asyncio.Task[WorkerProcess]] = set()
+        self._closing: set[asyncio.Task[None]] = set()
         self._watching = asyncio.create_task(self._watch(), name="worker-watch")
 
     @asynccontextmanager
@@ -68,7 +69,10 @@ class WorkerPool:
         try:
             yield feed
         finally:
-            await worker.close(feed, self._options.stop_s)
+            closing = asyncio.create_task(worker.close(feed, self._options.stop_s))
+            self._closing.add(closing)  # it goes on, whatever becomes of who waits for it
+            closing.add_done_callback(self._closing.discard)
+            await asyncio.shield(closing)
 
     @property
     def workers(self) -> list[WorkerProcess]:
@@ -78,7 +82,7 @@ class WorkerPool:
     async def close(self) -> None:
         """Ends all of them, and whatever feeds are left."""
         self._watching.cancel()
-        await asyncio.gather(self._watching, *self._starting, return_exceptions=True)
+        await asyncio.gather(self._watching, *self._starting, *self._closing, return_exceptions=True)
         await asyncio.gather(*(worker.end() for worker in self.workers))
         if self._own:
             await asyncio.to_thread(self._zygote.close)
@@ -128,7 +132,7 @@ class WorkerPool:
         memory_mib = worker.grown_bytes() >> 20
         if memory_mib > options.memory_mib:
             await worker.kill(f"its decoder process took {memory_mib} MiB, more than {options.memory_mib}")
-        elif worker.feeds and worker.quiet_s > options.silent_s:
+        elif worker.deaf or (worker.feeds and worker.quiet_s > options.silent_s):
             await worker.kill("its decoder process did not answer")
         elif worker.condemned and not worker.feeds:
             await worker.kill("its decoder hung")

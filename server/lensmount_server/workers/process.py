@@ -28,12 +28,14 @@ _STATUS_PAUSE_S = 0.05
 class WorkerProcess:
     """A worker from its fork until it is gone, in one event loop.
 
-    A `condemned` worker, in which something hangs, gets no new feeds; those that are well go on in it.
+    A `condemned` worker, in which something hangs, gets no new feeds; those that are well go on in it. One that is
+    `deaf` has not read what it was told, or said what no worker says.
     """
 
     def __init__(self, zygote: Zygote, on_gone: Callable[[WorkerProcess], None]) -> None:
         self.pid = 0
         self.condemned = False
+        self.deaf = False
         self.alone = False
         self.idle_since_s = time.monotonic()
         self._zygote = zygote
@@ -137,7 +139,7 @@ class WorkerProcess:
         try:
             self._socket.send(order_bytes(order))
         except BlockingIOError:
-            self.condemned = True  # it does not read any more: the next watch ends it
+            self.deaf = True
         except OSError:
             self._lost()
 
@@ -153,7 +155,11 @@ class WorkerProcess:
                 self._lost()
                 return
             self._heard_s = time.monotonic()
-            report = read_report(data)
+            try:
+                report = read_report(data)
+            except ValueError:
+                self.deaf = True
+                return
             if not isinstance(report, Pong) and report.feed in self._feeds:
                 self._feeds[report.feed].told(report)
 
