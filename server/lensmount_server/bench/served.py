@@ -77,6 +77,7 @@ def _command(backbone: Backbone, settings: EngineSettings, weights: Path, data_d
         "--precision": settings.precision,
         "--threads": settings.threads,
         "--merged-mib": settings.merged_mib,
+        "--source-folder": data_dir.parent,
     }
     words = [str(word) for option in options.items() for word in option]
     return [sys.executable, "-m", "lensmount", "serve", "--json", *words]

@@ -144,7 +144,7 @@ async def open_stream(
         mailbox = Mailbox(policy, waiting)
         yield _Stills(name, STILLS[config.codec], Stream(name, mailbox, answerer, wants, terms=terms), mailbox)
         return
-    plan = Plan(_pushing(config), Looking(tuple([want.max_fps for want in wants])), policy, waiting)
+    plan = Plan(_pushing(config), Looking(tuple([want.max_fps for want in wants])), policy, waiting, WAITING_FRAMES)
     inbox = FeedInbox(lambda: Wish(answerer.preprocessings(wants), config.with_jpeg))
     try:
         async with pool.feed(plan, "clients") as feed:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lensmount.errors import LensmountError, UnavailableError
+from lensmount_server.scheduling import MAX_BATCH
 from lensmount_server.sources.inbox import FeedInbox
 from lensmount_server.sources.model import SourceSpec
 from lensmount_server.video.address import Address, parse_address
@@ -23,6 +24,9 @@ from lensmount_server.workers.pool import WorkerPool
 from lensmount_server.workers.remote import RemoteFeed, WorkerDiedError
 
 WAITING = 4
+# With NEWEST one frame computes while the next is ready; more would only age in the queue. With EVERY_FRAME a whole
+# batch computes while the next one is gathered.
+IN_FLIGHT = {DropPolicy.NEWEST: 2, DropPolicy.EVERY_FRAME: 2 * MAX_BATCH}
 # A connection that lasted so long counts as well: crashes before it are forgotten.
 WELL_S = 60.0
 # A recording that brings its worker down so often in a row is given up.
@@ -140,7 +144,8 @@ class Connections:
         spec = self.spec()
         reading = Reading(address, spec.loop, spec.pace, spec.effort, self.options.reader)
         waiting = 1 if spec.policy is DropPolicy.NEWEST else spec.queue_size or WAITING
-        return Plan(reading, looking(spec), spec.policy, waiting, self.inbox.next_index, self.inbox.last_pts_ns)
+        in_flight, counted = IN_FLIGHT[spec.policy], (self.inbox.next_index, self.inbox.last_pts_ns)
+        return Plan(reading, looking(spec), spec.policy, waiting, in_flight, *counted)
 
 
 def check(spec: SourceSpec, options: SourceOptions) -> Address:

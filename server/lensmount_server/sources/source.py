@@ -14,13 +14,11 @@ from lensmount.errors import LensmountError
 from lensmount_adapters.preprocessing import Preprocessing
 from lensmount_server.frames import Want
 from lensmount_server.hub import Hub
-from lensmount_server.scheduling import MAX_BATCH
-from lensmount_server.sources.connecting import Connections, SourceOptions, looking
+from lensmount_server.sources.connecting import IN_FLIGHT, Connections, SourceOptions, looking
 from lensmount_server.sources.inbox import FeedInbox
 from lensmount_server.sources.meter import Meter
 from lensmount_server.sources.model import SourceSpec, SourceState, SourceStatus
 from lensmount_server.streams import Answerer, Stream
-from lensmount_server.video.mailbox import DropPolicy
 from lensmount_server.workers.pool import WorkerPool
 from lensmount_server.workers.remote import Wish
 
@@ -29,9 +27,6 @@ logger = logging.getLogger(__name__)
 # Keeps what answers these wants ready while the context is open.
 Pin = Callable[[Sequence[Want]], AbstractContextManager[None]]
 _TICK_S = 0.25
-# With NEWEST one frame computes while the next is ready; more would only age in the queue. With EVERY_FRAME a whole
-# batch computes while the next one is gathered.
-_IN_FLIGHT = {DropPolicy.NEWEST: 2, DropPolicy.EVERY_FRAME: 2 * MAX_BATCH}
 _AT_WORK = (SourceState.CONNECTING, SourceState.LIVE, SourceState.STALLED, SourceState.RECONNECTING)
 
 
@@ -161,7 +156,7 @@ class Source:
 
     def _make_stream(self) -> Stream:
         spec = self.spec
-        in_flight = _IN_FLIGHT[spec.policy]
+        in_flight = IN_FLIGHT[spec.policy]
         answerer = self._around.answerer
         return Stream(
             spec.name, self._inbox, answerer, spec.wants, terms=spec.terms, in_flight=in_flight, tolerant=True

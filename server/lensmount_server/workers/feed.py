@@ -42,7 +42,7 @@ class Feed:
         self._mailbox = Mailbox(plan.policy, plan.queue_size, Account(tally.account))
         self._reader = self._open(plan)
         self._reader.want(look.max_fps)
-        self._handing = Handing(number, self._mailbox, block, look)
+        self._handing = Handing(number, self._mailbox, block, look, plan.in_flight + 1)
         self._intake = Intake(self._reader, self._mailbox, tally, began=self._tell_began, ended=self._handing.no_more)
         runs = (("read", self._intake.run), ("hand", self._hand))
         self._threads = [threading.Thread(target=run, name=f"{name}-{number}", daemon=True) for name, run in runs]

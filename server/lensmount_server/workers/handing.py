@@ -14,7 +14,7 @@ from torch import Tensor
 from lensmount.errors import LensmountError, UnavailableError
 from lensmount_adapters.preprocessing import Preprocessing
 from lensmount_server.frames import OpenPicture, Picture
-from lensmount_server.scheduling import MAX_BATCH, TurnTable
+from lensmount_server.scheduling import TurnTable
 from lensmount_server.video.account import Drops
 from lensmount_server.video.mailbox import Mailbox, Parcel
 from lensmount_server.video.motion import MotionGate
@@ -22,8 +22,6 @@ from lensmount_server.video.view import View
 from lensmount_server.workers.block import FRAME_AT, FRAME_BYTES, LATER_AT, Block
 from lensmount_server.workers.messages import Handed, Looking, Next, Prepare, Prepared, words
 
-# Frames that were handed over and may still be asked for in another form; more than are ever in flight.
-REMEMBERED = 2 * MAX_BATCH + 2
 _RATE = Drops(rate=1)
 
 
@@ -39,14 +37,18 @@ class Look:
 
 
 class Handing:
-    """Answers `Next` with `Handed`, one at a time, until the mailbox is closed and empty or `stop`."""
+    """Answers `Next` with `Handed`, one at a time, until the mailbox is closed and empty or `stop`.
 
-    def __init__(self, feed: int, mailbox: Mailbox, block: Block, look: Look) -> None:
+    The last `remembered` pictures may still be asked for in another form.
+    """
+
+    def __init__(self, feed: int, mailbox: Mailbox, block: Block, look: Look, remembered: int) -> None:
         self.look = look
         self._feed = feed
         self._mailbox = mailbox
         self._block = block
         self._asked: queue.SimpleQueue[Next | Literal["no more frames come"] | None] = queue.SimpleQueue()
+        self._remember_at_most = remembered
         self._remembered: OrderedDict[int, Picture] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -142,7 +144,7 @@ class Handing:
     def _remember(self, index: int, picture: Picture) -> None:
         with self._lock:
             self._remembered[index] = picture
-            if len(self._remembered) > REMEMBERED:
+            if len(self._remembered) > self._remember_at_most:
                 self._remembered.popitem(last=False)
 
 

@@ -61,12 +61,16 @@ class Pushing:
 
 @dataclass(frozen=True)
 class Plan:
-    """All of one feed: what is read or pushed, how frames wait, from which number and time on they are counted."""
+    """All of one feed: what is read or pushed, how frames wait, from which number and time on they are counted.
+
+    At most `in_flight` frames that were handed over wait for their answers.
+    """
 
     video: Reading | Pushing
     looking: Looking
     policy: DropPolicy
     queue_size: int
+    in_flight: int
     first_index: int = 0
     last_pts_ns: int = 0
 

@@ -149,7 +149,7 @@ def test_both_sides_of_decode_see_the_same_pictures(tmp_path: Path) -> None:
     assert all(abs(one.astype(int) - other).mean() < 2 for one, other in zip(ours, theirs, strict=True))
 
 
-def test_people_see_tables(short_clips: None) -> None:
+def test_people_see_a_table_of_decoding(short_clips: None) -> None:
     done = CliRunner().invoke(bench, ["decode", "--rounds", "2"], catch_exceptions=False)
     assert done.exit_code == 0
     assert "opencv_1080p" in done.stdout

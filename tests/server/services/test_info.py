@@ -114,7 +114,9 @@ async def listed(server: Served) -> dict[str, Residency]:
 async def test_every_listed_version_tells_where_it_is(
     kit: Kit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serving.ServeConfig", lambda *given: replace(ServeConfig(*given), hot=HotLimits(1)))
+    monkeypatch.setattr(
+        "serving.ServeConfig", lambda *given, **named: replace(ServeConfig(*given, **named), hot=HotLimits(1))
+    )
     async with serving(kit, tmp_path / "data") as server:
         done = await server.client.register(kit.defect[0].folder, alias="live")
         assert done.adapter.residency is Residency.HOT
