@@ -49,9 +49,9 @@ class Report(Setting):
     """Frames a second of the whole server and of the engine alone; `ratio` (of each round, then the median) is theirs.
 
     `dropped` counts by reason what was lost in all rounds; `p50_ms` and `p99_ms` are from capture, here the
-    frame's own turn to be read, to the result. `*_core_ms` are milliseconds of one core a frame, which
-    neighbours on the machine move less than the time on the clock: of the engine alone, the server with its engine, its
-    workers, the client.
+    frame's own turn to be read, to the result. `*_core_ms` are milliseconds of one core a frame: of the engine
+    alone, the server with its engine, its workers, the client. `core_ratio` is the ratio in those. Beside busy
+    neighbours it is the one to trust: the more processes a side has, the more of the cores they leave it.
     """
 
     frames: int
@@ -63,6 +63,7 @@ class Report(Setting):
     ratio: float
     ratio_low: float
     ratio_high: float
+    core_ratio: float
     ideal: float
     p50_ms: float
     p99_ms: float
@@ -220,7 +221,10 @@ def _report(setting: Setting, runs: Sequence[_Run], alone: _Alone, frames: int) 
     dropped = {each.name: sum(getattr(run.dropped, each.name) for run in runs) for each in fields(Drops)}
     tasks = len({result.task for result in runs[0].results})
     engine_core_ms = median(run.engine_core_ms for run in runs)
-    worker_core_ms = median(run.used.worker for run in runs) / frames * 1e3
+    server_core_ms, worker_core_ms, client_core_ms = (
+        median(used) / frames * 1e3
+        for used in zip(*((run.used.server, run.used.worker, run.used.own) for run in runs), strict=True)
+    )
     return Report(
         **asdict(setting),
         frames=frames * len(runs),
@@ -232,12 +236,13 @@ def _report(setting: Setting, runs: Sequence[_Run], alone: _Alone, frames: int) 
         ratio=round(ratio.median, 3),
         ratio_low=round(ratio.low, 3),
         ratio_high=round(ratio.high, 3),
+        core_ratio=round(engine_core_ms / (server_core_ms + worker_core_ms + client_core_ms), 3),
         ideal=round(engine_core_ms / (engine_core_ms + worker_core_ms), 3),
         p50_ms=round(median(total_ms), 1),
         p99_ms=round(quantiles(total_ms, n=100, method="inclusive")[-1], 1),
         engine_core_ms=round(engine_core_ms, 2),
-        server_core_ms=round(median(run.used.server for run in runs) / frames * 1e3, 2),
+        server_core_ms=round(server_core_ms, 2),
         worker_core_ms=round(worker_core_ms, 2),
-        client_core_ms=round(median(run.used.own for run in runs) / frames * 1e3, 2),
+        client_core_ms=round(client_core_ms, 2),
         rounds=len(runs),
     )
