@@ -19,8 +19,7 @@ from lensmount.client import Client
 from lensmount.errors import UnavailableError
 from lensmount.results import Drops, Result
 from lensmount_adapters.adapter import Adapter
-from lensmount_server.bench import specimens
-from lensmount_server.bench.clip import write_clip
+from lensmount_server.bench import clips, specimens
 from lensmount_server.bench.cores import cpu_s, descendants
 from lensmount_server.bench.packages import Specimen
 from lensmount_server.bench.served import packages, pair, server
@@ -34,8 +33,6 @@ from lensmount_server.frames import Still
 
 ENDS = ("ended", "failed")
 BATCHES = (1, 2, 4, 8, 16)
-# Stamped so densely that no reader waits for the time of a frame.
-STAMPED_FPS = 1000
 # Frames before the first round that counts: every tail is merged by then.
 WARM_UP = 700
 QUEUE = 10_000
@@ -104,7 +101,7 @@ def measure(settings: EngineSettings, backbone_name: str, frames: int, rounds: i
     backbone = specimens.backbone_of(backbone_name)
     with tempfile.TemporaryDirectory(prefix="lensmount-bench-") as folder:
         scratch = Path(folder)
-        clip = write_clip(scratch / "clip.mp4", frames, fps=STAMPED_FPS)
+        clip = clips.write(scratch, clips.Recipe("clip", *clips.HD, clips.NO_B_FRAMES), frames)
         adapters = pair(backbone)
         made = packages(backbone, adapters, scratch)
         engine = open_engine(backbone, settings)
