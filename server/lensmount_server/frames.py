@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Protocol
 
 import cv2
@@ -14,8 +14,6 @@ from torch import Tensor
 from lensmount_adapters.pictures import Pixels
 from lensmount_adapters.preprocessing import Preprocessing
 from lensmount_server.jpeg import encode_jpeg
-
-NOTHING: Mapping[Preprocessing, Tensor] = MappingProxyType({})
 
 
 class Picture(Protocol):
@@ -31,9 +29,8 @@ class Picture(Protocol):
         """In pixels."""
         ...
 
-    @property
-    def prepared(self) -> Mapping[Preprocessing, Tensor]:
-        """What `prepare` gives at once, because it has been done."""
+    async def prepared(self, wanted: Collection[Preprocessing]) -> Mapping[Preprocessing, Tensor]:
+        """At least what is `wanted`, as `prepare` gives it. Raises as that does."""
         ...
 
     def prepare(self, preprocessing: Preprocessing) -> Tensor:
@@ -74,10 +71,9 @@ class Still:
         """In pixels."""
         return int(self.pixels.shape[1])
 
-    @property
-    def prepared(self) -> Mapping[Preprocessing, Tensor]:
-        """Nothing."""
-        return NOTHING
+    async def prepared(self, wanted: Collection[Preprocessing]) -> Mapping[Preprocessing, Tensor]:
+        """What is wanted, made in a thread."""
+        return await prepare_in_thread(self, wanted)
 
     def grey(self) -> Pixels:
         """Its brightness, uint8 (height, width)."""
@@ -90,6 +86,11 @@ class Still:
     def jpeg(self) -> bytes:
         """As JPEG."""
         return encode_jpeg(self.pixels)
+
+
+async def prepare_in_thread(picture: OpenPicture, wanted: Collection[Preprocessing]) -> Mapping[Preprocessing, Tensor]:
+    """Prepares a picture while the event loop goes on."""
+    return await asyncio.to_thread(lambda: {each: picture.prepare(each) for each in wanted})
 
 
 @dataclass(frozen=True, eq=False)

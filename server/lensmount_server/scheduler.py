@@ -103,7 +103,7 @@ class Scheduler:
         late = self._queue.late(ticket, time.perf_counter())
         if late is not None:
             raise late.error()
-        prepared = await _prepare(frame.picture, mounted)
+        prepared = await frame.picture.prepared(_preprocessings(mounted))
         outcome = await self._run(ticket, frame.picture, prepared, lambda leases: tuple(map(leases.resolve, wants)))
         return [
             _answer(mounted, logits, outcome) for mounted, logits in zip(outcome.mounted, outcome.logits, strict=True)
@@ -116,7 +116,7 @@ class Scheduler:
         """
         mounted = (Mounted(VersionId(adapter.manifest.task, 0, adapter.content_hash), adapter),)
         picture = Still(pixels)
-        prepared = await _prepare(picture, mounted)
+        prepared = await picture.prepared(_preprocessings(mounted))
         await self._quiet_moment()
         ticket = Ticket("registration", 1, arrived_s=time.perf_counter())
         return (await self._run(ticket, picture, prepared, lambda _: mounted)).logits[0]
@@ -247,11 +247,8 @@ def _ticket(frame: Frame, rows: int, terms: Terms) -> Ticket:
     return Ticket(terms.source, rows, terms.priority, now_s - age_s + terms.deadline_s, now_s)
 
 
-async def _prepare(picture: Picture, mounted: Sequence[Mounted]) -> Prepared:
-    wanted = {each.adapter.manifest.preprocessing for each in mounted}
-    if wanted <= picture.prepared.keys():
-        return picture.prepared
-    return await asyncio.to_thread(lambda: {each: picture.prepare(each) for each in wanted})
+def _preprocessings(mounted: Sequence[Mounted]) -> set[Preprocessing]:
+    return {each.adapter.manifest.preprocessing for each in mounted}
 
 
 def _answer(mounted: Mounted, logits: Tensor, outcome: Outcome) -> Answer:

@@ -12,7 +12,7 @@ first, as in training.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
 
 import av
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from lensmount_adapters.pictures import Pixels
 from lensmount_adapters.preprocessing import Preprocessing
-from lensmount_server.frames import NOTHING
+from lensmount_server.frames import prepare_in_thread
 from lensmount_server.jpeg import encode_jpeg
 from lensmount_server.video.conversion import Colours, Target, can_scale, converted, kind_of, scaled
 from lensmount_server.video.planes import Box, cut, luma
@@ -72,10 +72,9 @@ class DecodedPicture:
             return np.asarray(cv2.cvtColor(self.pixels, cv2.COLOR_RGB2GRAY), np.uint8)
         return self._oriented(self._windowed(plane))
 
-    @property
-    def prepared(self) -> Mapping[Preprocessing, Tensor]:
-        """Nothing."""
-        return NOTHING
+    async def prepared(self, wanted: Collection[Preprocessing]) -> Mapping[Preprocessing, Tensor]:
+        """What is wanted, made in a thread."""
+        return await prepare_in_thread(self, wanted)
 
     def prepare(self, preprocessing: Preprocessing) -> Tensor:
         """What a backbone gets to see, uint8 (3, height, width) of the preprocessing. Raises as that does."""

@@ -83,8 +83,8 @@ class Handing:
                 raise UnavailableError("the frame is gone", field="frame", value=request.index)
             self._block.write(LATER_AT, _bytes(picture.prepare(request.preprocessing)))
         except LensmountError as error:
-            return Prepared(self._feed, words(error))
-        return Prepared(self._feed)
+            return Prepared(self._feed, request.ticket, words(error))
+        return Prepared(self._feed, request.ticket)
 
     def _due(self, request: Next) -> Parcel | None:
         """The next frame that is some task's turn."""

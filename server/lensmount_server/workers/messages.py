@@ -112,6 +112,7 @@ class Prepare:
     feed: int
     index: int
     preprocessing: Preprocessing
+    ticket: int
 
 
 @dataclass(frozen=True)
@@ -175,9 +176,10 @@ class Handed:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What `Prepare` asked for lies in the block, or the error that was raised."""
+    """What the `Prepare` with that ticket asked for lies in the block, or the error that was raised."""
 
     feed: int
+    ticket: int
     error: Words = ()
 
 

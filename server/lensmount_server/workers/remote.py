@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -55,18 +56,24 @@ class Wish:
 
 @dataclass(frozen=True, eq=False)
 class HandedPicture:
-    """A picture that stayed in its worker; what was asked for came along: `prepared` and `encoded` (JPEG)."""
+    """A picture that stayed in its worker; what was asked for came along: `ready` and `encoded` (JPEG)."""
 
     height: int
     width: int
-    prepared: Mapping[Preprocessing, Tensor]
+    ready: Mapping[Preprocessing, Tensor]
     encoded: bytes
-    later: Callable[[Preprocessing], Tensor] = field(repr=False)
+    later: Callable[[Preprocessing], Awaitable[Tensor]] = field(repr=False)
+
+    async def prepared(self, wanted: Collection[Preprocessing]) -> Mapping[Preprocessing, Tensor]:
+        """What came along, and what its worker is asked for now. Raises as that does, and UnavailableError."""
+        missing = [each for each in wanted if each not in self.ready]
+        return {**self.ready, **{each: await self.later(each) for each in missing}} if missing else self.ready
 
     def prepare(self, preprocessing: Preprocessing) -> Tensor:
-        """uint8 (3, height, width); asks the worker for what did not come along, which blocks. Raises as it does."""
-        ready = self.prepared.get(preprocessing)
-        return self.later(preprocessing) if ready is None else ready
+        """uint8 (3, height, width), if it came along. Raises UnavailableError."""
+        if preprocessing not in self.ready:
+            raise UnavailableError("this picture stayed where it was decoded", fix="await `prepared`")
+        return self.ready[preprocessing]
 
     def jpeg(self) -> bytes:
         """The frame as JPEG; b"" if nobody asked for it when it came."""
@@ -89,7 +96,8 @@ class RemoteFeed:
         self._next: asyncio.Future[Parcel | None] | None = None
         self._took: asyncio.Future[int] | None = None
         self._prepared: asyncio.Future[Tensor] | None = None
-        self._preparing: Preprocessing | None = None
+        self._preparing: Prepare | None = None
+        self._tickets = itertools.count()
         self._one_by_one = asyncio.Lock()
         self._last: Counters | None = None
         self.handed = 0
@@ -216,29 +224,30 @@ class RemoteFeed:
         size = 3 * preprocessing.height * preprocessing.width
         return torch.frombuffer(self._block.read(at, size), dtype=torch.uint8).view(shape)
 
-    def _later(self, index: int, error: LensmountError | None, preprocessing: Preprocessing) -> Tensor:
+    async def _later(self, index: int, error: LensmountError | None, preprocessing: Preprocessing) -> Tensor:
         if error is not None:
             raise error
-        asked = asyncio.run_coroutine_threadsafe(self._ask_later(index, preprocessing), self._loop)
         try:
-            return asked.result(LATER_S)
+            return await asyncio.wait_for(self._ask_later(index, preprocessing), LATER_S)
         except TimeoutError as timeout:
             raise UnavailableError("its decoder does not answer", field="frame", value=index) from timeout
 
     async def _ask_later(self, index: int, preprocessing: Preprocessing) -> Tensor:
         async with self._one_by_one:
-            if self.ended.done() and self.closed.done():
+            if self.closed.done():
                 raise UnavailableError("the frame is gone with its source", field="frame", value=index)
-            self._preparing = preprocessing
+            self._preparing = Prepare(self.number, index, preprocessing, next(self._tickets))
             self._prepared = self._loop.create_future()
-            self._send(Prepare(self.number, index, preprocessing))
+            self._send(self._preparing)
             return await self._prepared
 
     def _settle_later(self, report: Prepared) -> None:
-        if self._prepared is None or self._preparing is None or self._prepared.done():
+        """Takes the answer to the question that waits; one that came too late is for a question that nobody has."""
+        asked, waiting = self._preparing, self._prepared
+        if asked is None or waiting is None or waiting.done() or asked.ticket != report.ticket:
             return
         error = error_of(report.error)
         if error is None:
-            self._prepared.set_result(self._tensor(LATER_AT, self._preparing))
+            waiting.set_result(self._tensor(LATER_AT, asked.preprocessing))
         else:
-            self._prepared.set_exception(error)
+            waiting.set_exception(error)

@@ -33,7 +33,7 @@ HANDED = Handed(3, 7, 280_000_000, 1_795_000_000_000_000_000, 2.5, 640, 360, 1, 
 
 
 @pytest.mark.parametrize(
-    "report", [HANDED, Began(1, "h264"), Took(1, 2), Prepared(0), Ended(4), Closed(63), Pong(), Ended(1, ("a",) * 5)]
+    "report", [HANDED, Began(1, "h264"), Took(1, 2), Prepared(0, 3), Ended(4), Closed(63), Pong(), Ended(1, ("a",) * 5)]
 )
 def test_reports_arrive_as_they_were(report: Report) -> None:
     assert read_report(report_bytes(report)) == report
