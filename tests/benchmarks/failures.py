@@ -49,12 +49,19 @@ def worker_killed(_: RtspServer, server: int) -> None:
     os.kill(random.choice(workers), signal.SIGKILL)
 
 
+def elsewhere(_: RtspServer, __: int) -> None:
+    """No failure: a camera that is nobody's source starts and ends, which costs the machine what a restart does."""
+    with RtspServer():
+        time.sleep(DOWN_S)
+
+
 FAILURES: Mapping[str, Failure] = {
     "killed and restarted": restarted,
     f"frozen for {FROZEN_S:g} s": frozen,
     "garbage at its address": garbled,
     "a decoder killed": worker_killed,
 }
+CONTROLS: Mapping[str, Failure] = {"control: a camera elsewhere": elsewhere}
 
 
 @contextmanager

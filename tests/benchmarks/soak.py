@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import count
 from statistics import median
 
-from benchmarks.failures import FAILURES
+from benchmarks.failures import CONTROLS, FAILURES
 from benchmarks.live import Live, Seen, Watcher, descriptors, live, percentile, rss_mib
 from lensmount.sources import Source, SourceState
 from lensmount_server.bench.cores import descendants
@@ -110,7 +110,7 @@ def _fail_in_turn(
         name, failure = next(turns)
         before = _connections(running)
         started_s, began_s = time.time(), time.monotonic()
-        FAILURES[failure](cameras[name], running.server.pid)
+        {**FAILURES, **CONTROLS}[failure](cameras[name], running.server.pid)
         time.sleep(max(began_s + FAILING_S - time.monotonic(), 0))
         over_s = time.time()
         for each in cameras:
@@ -126,7 +126,7 @@ def _fail_in_turn(
 
 def _turns(names: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Cameras and failures in turn; each round begins with the next camera, so that each fails in every way."""
-    failures = list(FAILURES)
+    failures = [*FAILURES, *CONTROLS]
     for number in count():
         yield names[(number + number // len(names)) % len(names)], failures[number % len(failures)]
 
@@ -146,10 +146,10 @@ def _reading(server: int) -> Reading:
 
 
 def _rows(windows: Sequence[Window], seen: Sequence[Seen]) -> list[Row]:
-    """One row without a failure, one with any, one for each kind."""
+    """One row without a failure, one with any, one for each kind, one for the control."""
     kinds = {"quiet": [each for each in windows if not each.failure]}
-    kinds["any failure"] = [each for each in windows if each.failure]
-    for failure in FAILURES:
+    kinds["any failure"] = [each for each in windows if each.failure in FAILURES]
+    for failure in (*FAILURES, *CONTROLS):
         kinds[failure] = [each for each in windows if each.failure == failure]
     return [_row(kind, those, seen) for kind, those in kinds.items() if those]
 

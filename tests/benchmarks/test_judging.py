@@ -6,8 +6,10 @@ from itertools import islice
 
 import pytest
 
-from benchmarks.failures import FAILURES
+from benchmarks.failures import CONTROLS, FAILURES
 from benchmarks.soak import Reading, Report, Row, _judge, _turns
+
+WAYS = [*FAILURES, *CONTROLS]
 
 
 def report(quiet_ms: float, failing_ms: float, readings: list[Reading]) -> Report:
@@ -42,6 +44,6 @@ def test_what_must_not_be_is_told(failing_ms: float, last: Reading, says: str) -
 @pytest.mark.parametrize("cameras", [3, 8])
 def test_every_camera_fails_in_every_way(cameras: int) -> None:
     names = [str(number) for number in range(cameras)]
-    rounds = cameras * len(FAILURES) * cameras
-    assert set(islice(_turns(names), rounds)) == {(name, failure) for name in names for failure in FAILURES}
-    assert {failure for _, failure in islice(_turns(names), len(FAILURES))} == set(FAILURES)
+    rounds = cameras * len(WAYS) * cameras
+    assert set(islice(_turns(names), rounds)) == {(name, failure) for name in names for failure in WAYS}
+    assert {failure for _, failure in islice(_turns(names), len(WAYS))} == set(WAYS)
