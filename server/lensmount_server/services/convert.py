@@ -67,7 +67,7 @@ def version_id(version: VersionId) -> common_pb2.AdapterVersion:
 
 def drops(lost: Drops) -> common_pb2.Drops:
     """Lost frames by reason."""
-    return common_pb2.Drops(**asdict(lost))
+    return common_pb2.Drops(**vars(lost))
 
 
 def answer(given: Answer) -> common_pb2.Result:
@@ -88,7 +88,7 @@ def stream_result(given: StreamResult, jpeg: bytes = b"") -> common_pb2.Result:
     result.frame_index = given.frame_index
     result.pts_ns = given.pts_ns
     result.capture_time_ns = given.capture_time_ns
-    result.timings.CopyFrom(common_pb2.Timings(**asdict(given.timings)))
+    result.timings.CopyFrom(common_pb2.Timings(**vars(given.timings)))
     result.dropped_before.CopyFrom(drops(given.dropped_before))
     result.reused = given.reused
     result.jpeg = jpeg
