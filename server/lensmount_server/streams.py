@@ -232,7 +232,7 @@ class Stream:
         """Wants that were due have lost a frame; the next one is their turn."""
         put_off = tuple(wants)
         places = [self._wants.index(want) for want in put_off]
-        if places:
+        if not self._ended:  # else another stream, with wants of its own, may have the inbox by now
             self._turns.give_back(places)
             self._inbox.put_off(places)
         self._lose(drops, put_off)

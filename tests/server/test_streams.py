@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import aclosing
 from typing import Literal
 
@@ -366,3 +366,30 @@ def test_the_account_closes_with_rates(
     assert state.decoded == len(fates) == state.answered + state.dropped.frames
     assert state.answered == len({result.frame_index for result in results})
     check_gaps(results, ("defect", "scene"))
+
+
+async def test_a_stream_that_made_room_puts_off_nobody_elses_tasks() -> None:
+    class Noting(Mailbox):
+        def __init__(self) -> None:
+            super().__init__(DropPolicy.EVERY_FRAME, 8)
+            self.put_offs: list[int] = []
+
+        def put_off(self, due: Iterable[int]) -> None:
+            self.put_offs += due
+
+    async def put_offs(*, finished: bool) -> list[int]:
+        mailbox = Noting()
+        stream = Stream("s", mailbox, Echo(0.02, lambda _: DeadlineError("too late")), WANTS[:1])
+        collecting = asyncio.create_task(collect(stream))
+        mailbox.put(frame(0))
+        await asyncio.sleep(0.005)
+        if finished:
+            stream.finish()
+        else:
+            await asyncio.sleep(0.05)
+            mailbox.close()
+        await collecting
+        return mailbox.put_offs
+
+    assert await put_offs(finished=True) == []
+    assert await put_offs(finished=False) == [0]

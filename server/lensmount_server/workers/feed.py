@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 
+from lensmount.errors import ServerError
 from lensmount_server.video.account import Account
 from lensmount_server.video.mailbox import Mailbox
 from lensmount_server.video.open import open_reader
@@ -28,6 +30,8 @@ from lensmount_server.workers.messages import (
     words,
 )
 from lensmount_server.workers.reading import PushReader
+
+logger = logging.getLogger(__name__)
 
 
 class Feed:
@@ -92,8 +96,14 @@ class Feed:
         self._send(Began(self._number, self._reader.codec))
 
     def _hand(self) -> None:
-        while (handed := self._handing.handed()) is not None:
-            self._send(handed)
+        try:
+            while (handed := self._handing.handed()) is not None:
+                self._send(handed)
+        except Exception:  # a defect here must end the feed with a reason, not leave its source waiting
+            logger.exception("%s failed", threading.current_thread().name)
+            self._reader.stop()
+            self._send(Ended(self._number, words(ServerError("a defect in the decoder", fix="look into the log"))))
+            return
         self._send(Ended(self._number, words(self._intake.error)))
 
     def _join(self) -> None:

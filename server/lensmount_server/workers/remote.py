@@ -93,7 +93,7 @@ class RemoteFeed:
         self._loop = asyncio.get_running_loop()
         self._looking = plan.looking
         self._wish = Wish()
-        self._next: asyncio.Future[Parcel | None] | None = None
+        self._next: asyncio.Future[tuple[int, Parcel] | None] | None = None
         self._took: asyncio.Future[int] | None = None
         self._prepared: asyncio.Future[Tensor] | None = None
         self._preparing: Prepare | None = None
@@ -120,9 +120,14 @@ class RemoteFeed:
             self._next = self._loop.create_future()
             looking = self._looking.edition
             self._send(Next(self.number, wish.preprocessings, looking, put_off, wish.jpeg))
-        parcel = await asyncio.shield(self._next)
+        arrived = await asyncio.shield(self._next)
         self._next = None
-        self.handed += parcel is not None
+        if arrived is None:
+            return None
+        self.handed += 1
+        edition, parcel = arrived
+        if edition != self._looking.edition:  # it was chosen for tasks that may not be asked any more
+            return replace(parcel, due=tuple(range(len(self._looking.rates))))
         return parcel
 
     def look(self, looking: Looking) -> None:
@@ -180,7 +185,7 @@ class RemoteFeed:
         """What the worker says of this feed."""
         match report:
             case Handed():
-                self._settle(self._parcel(report))
+                self._settle((report.edition, self._parcel(report)))
             case Began():
                 self.codec = report.codec
                 if not self.began.done():
@@ -203,9 +208,9 @@ class RemoteFeed:
         if self._prepared is not None and not self._prepared.done():
             self._prepared.set_exception(UnavailableError("the frame is gone with its source"))
 
-    def _settle(self, parcel: Parcel | None) -> None:
+    def _settle(self, arrived: tuple[int, Parcel] | None) -> None:
         if self._next is not None and not self._next.done():
-            self._next.set_result(parcel)
+            self._next.set_result(arrived)
 
     def _parcel(self, handed: Handed) -> Parcel:
         ready, at = {}, FRAME_AT
@@ -216,8 +221,7 @@ class RemoteFeed:
         encoded = bytes(self._block.read(at, handed.jpeg)) if handed.jpeg else b""
         picture = HandedPicture(handed.height, handed.width, ready, encoded, later)
         frame = Frame(picture, handed.index, handed.pts_ns, handed.capture_time_ns, handed.decode_ms)
-        due = handed.due if handed.edition == self._looking.edition else tuple(range(len(self._looking.rates)))
-        return Parcel(frame, Drops(*handed.lost), due, handed.still)
+        return Parcel(frame, Drops(*handed.lost), handed.due, handed.still)
 
     def _tensor(self, at: int, preprocessing: Preprocessing) -> Tensor:
         shape = (3, preprocessing.height, preprocessing.width)

@@ -22,9 +22,9 @@ from lensmount_server.sources.manager import SourceManager
 from lensmount_server.sources.model import SourceSpec, SourceState
 from lensmount_server.streams import DropPolicy
 from lensmount_server.workers.block import LATER_AT, Block, create_memory
-from lensmount_server.workers.messages import Looking, Order, Plan, Prepare, Prepared, Pushing, words
+from lensmount_server.workers.messages import Handed, Looking, Order, Plan, Prepare, Prepared, Pushing, words
 from lensmount_server.workers.pool import WorkerPool
-from lensmount_server.workers.remote import HandedPicture, RemoteFeed
+from lensmount_server.workers.remote import HandedPicture, RemoteFeed, Wish
 from videos import numbered, write_clip
 from zygotes import shared_zygote
 
@@ -138,3 +138,27 @@ async def test_a_picture_whose_feed_is_gone_is_gone() -> None:
             await asking
         with pytest.raises(UnavailableError, match="gone"):
             await picture(remote, 2).prepared([NOW])
+
+
+def handed(index: int, edition: int, due: tuple[int, ...]) -> Handed:
+    return Handed(0, index, index, 1, 1.0, 320, 240, 0, 0, False, edition, due, (0,) * 7)
+
+
+async def test_a_frame_that_was_chosen_for_other_tasks_is_for_all_there_are_now() -> None:
+    async with feed() as (remote, _, _orders):
+        getting = asyncio.create_task(remote.next(Wish()))
+        await asyncio.sleep(0)
+        remote.told(handed(1, 0, (0,)))
+        getting.cancel()  # as when a stream makes room for its successor
+        with pytest.raises(asyncio.CancelledError):
+            await getting
+        remote.look(Looking((0.0, 5.0, 1.0)))
+        parcel = await remote.next(Wish())
+        assert parcel is not None
+        assert (parcel.frame.index, parcel.due, remote.handed) == (1, (0, 1, 2), 1)
+        getting = asyncio.create_task(remote.next(Wish()))
+        await asyncio.sleep(0)
+        remote.told(handed(2, 1, (2,)))
+        parcel = await getting
+        assert parcel is not None
+        assert parcel.due == (2,)
