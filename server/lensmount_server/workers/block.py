@@ -11,6 +11,7 @@ import fcntl
 import mmap
 import os
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Self
@@ -140,6 +141,10 @@ class Tally:
             for name, value in changed.items():
                 self._words[_PLACES[name]] = value
             self._block.put(self._words)
+
+    def busy(self, inside: bool) -> None:
+        """Notes that FFmpeg was given something, or has come back."""
+        self.update(busy_ns=time.monotonic_ns() if inside else 0)
 
     def account(self, state: AccountState) -> None:
         """Takes over what an account says."""

@@ -44,7 +44,7 @@ class Feed:
         tally = Tally(block)
         look = Look(plan.looking)
         self._mailbox = Mailbox(plan.policy, plan.queue_size, Account(tally.account))
-        self._reader = self._open(plan)
+        self._reader = self._open(plan, tally)
         self._reader.want(look.max_fps)
         self._handing = Handing(number, self._mailbox, block, look, plan.in_flight + 1)
         self._intake = Intake(self._reader, self._mailbox, tally, began=self._tell_began, ended=self._handing.no_more)
@@ -78,10 +78,10 @@ class Feed:
         self._handing.stop()
         threading.Thread(target=self._join, name=f"close-{self._number}", daemon=True).start()
 
-    def _open(self, plan: Plan) -> Reader | PushReader:
+    def _open(self, plan: Plan, tally: Tally) -> Reader | PushReader:
         video = plan.video
         if isinstance(video, Pushing):
-            return PushReader(video, lambda broken: self._send(Took(self._number, broken)))
+            return PushReader(video, lambda broken: self._send(Took(self._number, broken)), tally.busy)
         timeline = Timeline(plan.first_index, plan.last_pts_ns)
         return open_reader(
             video.address,

@@ -60,7 +60,8 @@ class Intake:
     def _deliver(self) -> None:
         with contextlib.closing(self._reader.frames()) as frames:
             while True:
-                self._tally.update(busy_ns=0 if isinstance(self._reader, PushReader) else time.monotonic_ns())
+                if not isinstance(self._reader, PushReader):  # which tells it itself, and waits for its client
+                    self._tally.busy(True)
                 frame = next(frames, None)
                 if frame is None:
                     return

@@ -16,13 +16,15 @@ Pushed = tuple[Packet, bytes]
 class PushReader:
     """Decodes the packets that are pushed; each frame comes out before its packet counts as taken.
 
-    `took` is called with the packets broken so far when the frames of a packet were all taken.
+    `took` is called with the packets broken so far when the frames of a packet were all taken, `busy` with True when
+    FFmpeg is given something and with False when it has come back.
     """
 
-    def __init__(self, pushing: Pushing, took: Callable[[int], None]) -> None:
+    def __init__(self, pushing: Pushing, took: Callable[[int], None], busy: Callable[[bool], None]) -> None:
         self._decoder = PacketDecoder(pushing.codec, pushing.extradata, PictureLimits())
         self._packets: queue.SimpleQueue[Pushed | None] = queue.SimpleQueue()
         self._took = took
+        self._busy = busy
         self.codec = pushing.codec
         self.skipped = 0
 
@@ -46,8 +48,16 @@ class PushReader:
         """Frames until the last packet was decoded. Raises as PacketDecoder does."""
         while (pushed := self._packets.get()) is not None:
             packet, data = pushed
+            yield from self._decoded(packet, data)
             if packet.last:
-                yield from self._decoder.flush()
                 return
-            yield from self._decoder.decode(data, packet.pts_ns, packet.dts_ns, packet.capture_time_ns)
             self._took(self.broken)
+
+    def _decoded(self, packet: Packet, data: bytes) -> list[Frame]:
+        self._busy(True)
+        if packet.last:
+            frames = self._decoder.flush()
+        else:
+            frames = self._decoder.decode(data, packet.pts_ns, packet.dts_ns, packet.capture_time_ns)
+        self._busy(False)
+        return frames
