@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from lensmount.errors import InvalidInputError
-from lensmount.v1 import sources_pb2, sources_pb2_grpc
+from lensmount.v1 import common_pb2, sources_pb2, sources_pb2_grpc
 from lensmount_server.catalog import Catalog
 from lensmount_server.hub import MAX_QUEUE, Hub, HubItem
 from lensmount_server.services import convert
@@ -76,9 +76,20 @@ class SourceService(sources_pb2_grpc.SourceServiceServicer):
             raise InvalidInputError("too long a queue", field="queue_size", value=size, fix=fix)
         for name in request.sources:
             self._sources.get(name)
+        pictured: set[str] = set()
         with self._hub.subscribe(request.sources, request.tasks, size, with_frames=request.with_jpeg) as subscription:
             async for item in subscription:
-                yield _response(item, with_jpeg=request.with_jpeg)
+                response = _response(item, with_jpeg=request.with_jpeg)
+                if request.with_jpeg and _came_before(response.result, pictured):
+                    continue
+                yield response
+
+
+def _came_before(result: common_pb2.Result, pictured: set[str]) -> bool:
+    """Whether a frame was under way when its pictures were asked for: `pictured` are the sources whose have come."""
+    if result.jpeg:
+        pictured.add(result.source)
+    return bool(result.source) and result.source not in pictured
 
 
 def _response(item: HubItem, *, with_jpeg: bool) -> sources_pb2.WatchResultsResponse:

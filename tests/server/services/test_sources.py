@@ -142,6 +142,15 @@ async def test_all_tasks_of_a_frame_show_the_same_picture(live: Served, clip: Pa
     assert len({(result.frame_index, result.jpeg) for result in results}) == 20
 
 
+async def test_whoever_asks_for_pictures_gets_one_with_each_result(live: Served, clip: Path) -> None:
+    await add(live, clip, loop=True)
+    await until(live, lambda source: source.answered > 3)
+    for _ in range(5):
+        watching = Watching(live, with_jpeg=True)
+        assert all(result.jpeg for result in await watching.results(8))
+        watching.call.cancel()
+
+
 async def test_a_promotion_reaches_a_running_source(live: Served, kit: Kit, clip: Path) -> None:
     await live.client.register(kit.defect[1].folder)
     watching = Watching(live)
