@@ -23,7 +23,7 @@ _MIB = 1 << 20
 BLOCK_BYTES = 64 * _MIB
 # Frames on their way out, what was asked for afterwards, packets on their way in.
 FRAME_AT, FRAME_BYTES = 4096, 40 * _MIB - 4096
-LATER_AT, LATER_BYTES = 40 * _MIB, 8 * _MIB
+LATER_AT = 40 * _MIB
 PACKET_AT, PACKET_BYTES = 48 * _MIB, 16 * _MIB
 # A writer that writes all the time, as none does, must not keep a reader for ever.
 _TRIES = 1000

@@ -13,7 +13,7 @@ from lensmount_server.video.open import open_reader
 from lensmount_server.video.reader import Reader
 from lensmount_server.video.timeline import Timeline
 from lensmount_server.workers.block import PACKET_AT, Block, Tally
-from lensmount_server.workers.handing import Handing, Look
+from lensmount_server.workers.handing import Gaze, Handing
 from lensmount_server.workers.intake import Intake
 from lensmount_server.workers.messages import (
     Began,
@@ -42,11 +42,11 @@ class Feed:
         self._block = block
         self._send = send
         tally = Tally(block)
-        look = Look(plan.looking)
+        gaze = Gaze(plan.looking)
         self._mailbox = Mailbox(plan.policy, plan.queue_size, Account(tally.account))
         self._reader = self._open(plan, tally)
-        self._reader.want(look.max_fps)
-        self._handing = Handing(number, self._mailbox, block, look, plan.in_flight + 1)
+        self._reader.want(gaze.max_fps)
+        self._handing = Handing(number, self._mailbox, block, gaze, plan.in_flight + 1)
         self._intake = Intake(self._reader, self._mailbox, tally, began=self._tell_began, ended=self._handing.no_more)
         runs = (("read", self._intake.run), ("hand", self._hand))
         self._threads = [threading.Thread(target=run, name=f"{name}-{number}", daemon=True) for name, run in runs]
@@ -63,8 +63,8 @@ class Feed:
 
     def look(self, looking: Looking) -> None:
         """Look at frames in another way from now on."""
-        self._handing.look = Look(looking)
-        self._reader.want(self._handing.look.max_fps)
+        self._handing.gaze = Gaze(looking)
+        self._reader.want(self._handing.gaze.max_fps)
 
     def push(self, packet: Packet) -> None:
         """Decode a pushed packet, which lies in the block."""
@@ -81,7 +81,7 @@ class Feed:
     def _open(self, plan: Plan, tally: Tally) -> Reader | PushReader:
         video = plan.video
         if isinstance(video, Pushing):
-            return PushReader(video, lambda broken: self._send(Took(self._number, broken)), tally.busy)
+            return PushReader(video, lambda: self._send(Took(self._number)), tally.busy)
         timeline = Timeline(plan.first_index, plan.last_pts_ns)
         return open_reader(
             video.address,

@@ -25,7 +25,7 @@ from lensmount_server.workers.messages import Handed, Looking, Next, Prepare, Pr
 _RATE = Drops(rate=1)
 
 
-class Look:
+class Gaze:
     """How frames are looked at since the last change of it."""
 
     def __init__(self, looking: Looking) -> None:
@@ -42,8 +42,8 @@ class Handing:
     The last `remembered` pictures may still be asked for in another form.
     """
 
-    def __init__(self, feed: int, mailbox: Mailbox, block: Block, look: Look, remembered: int) -> None:
-        self.look = look
+    def __init__(self, feed: int, mailbox: Mailbox, block: Block, gaze: Gaze, remembered: int) -> None:
+        self.gaze = gaze
         self._feed = feed
         self._mailbox = mailbox
         self._block = block
@@ -88,13 +88,13 @@ class Handing:
 
     def _due(self, request: Next) -> Parcel | None:
         """The next frame that is some task's turn."""
-        if request.edition == self.look.edition:
-            self.look.turns.give_back(request.put_off)
+        if request.edition == self.gaze.edition:
+            self.gaze.turns.give_back(request.put_off)
         lost = Drops()
         while (parcel := self._mailbox.take()) is not None:
             lost += parcel.lost
-            frame, look = parcel.frame, self.look
-            due = look.turns.due(frame.pts_ns, frame.capture_time_ns)
+            frame, gaze = parcel.frame, self.gaze
+            due = gaze.turns.due(frame.pts_ns, frame.capture_time_ns)
             if due:
                 return replace(parcel, lost=lost, due=due)
             self._mailbox.account.add(dropped=_RATE)
@@ -103,9 +103,9 @@ class Handing:
 
     def _hand(self, request: Next, parcel: Parcel) -> Handed:
         started = time.perf_counter()
-        frame, look = parcel.frame, self.look
-        picture = look.view.of(cast(OpenPicture, frame.picture))  # as all readers give it
-        still = look.gate.is_still(picture, time.monotonic_ns())
+        frame, gaze = parcel.frame, self.gaze
+        picture = gaze.view.of(cast(OpenPicture, frame.picture))  # as all readers give it
+        still = gaze.gate.is_still(picture, time.monotonic_ns())
         prepared, end, error = self._prepare(picture, () if still else request.preprocessings)
         jpeg = picture.jpeg() if request.jpeg else b""
         if jpeg and end + len(jpeg) <= FRAME_AT + FRAME_BYTES:
@@ -122,7 +122,7 @@ class Handing:
             prepared=prepared,
             jpeg=len(jpeg),
             still=still,
-            edition=look.edition,
+            edition=gaze.edition,
             due=parcel.due or (),
             lost=astuple(parcel.lost),
             error=words(error),

@@ -185,10 +185,9 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Took:
-    """A pushed packet was decoded and its frames wait or are gone: the next may come. `broken` packets so far."""
+    """A pushed packet was decoded and its frames wait or are gone: the next may come."""
 
     feed: int
-    broken: int
 
 
 @dataclass(frozen=True)
@@ -213,20 +212,20 @@ class Pong:
 
 Report = Began | Handed | Prepared | Took | Ended | Closed | Pong
 _REPORTS: dict[str, type[Any]] = {kind.__name__: kind for kind in (Began, Handed, Prepared, Took, Ended, Closed, Pong)}
-_KNOWN = (
-    BrokenStreamError,
-    CannotOpenError,
-    errors.InvalidInputError,
-    errors.TooLargeError,
-    errors.UnavailableError,
-    errors.MissingExtraError,
-)
-_ERRORS: dict[str, type[LensmountError]] = {kind.__name__: kind for kind in _KNOWN}
+_TREE = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, LensmountError)]
+_ERRORS: dict[str, type[LensmountError]] = {
+    kind.__name__: kind for kind in (*_TREE, BrokenStreamError, CannotOpenError)
+}
+# A message has room for so much of each word of an error: a plugin may say anything.
+_LONGEST_WORD = 2_000
 
 
 def words(error: LensmountError | None) -> Words:
     """An error in words that can travel; () for none."""
-    return () if error is None else (type(error).__name__, error.message, error.field, error.value, error.fix)
+    if error is None:
+        return ()
+    said = type(error).__name__, error.message, error.field, error.value, error.fix
+    return tuple(word[:_LONGEST_WORD] for word in said)
 
 
 def error_of(said: Words) -> LensmountError | None:
@@ -255,9 +254,9 @@ def report_bytes(report: Report) -> bytes:
 
 def read_report(data: bytes) -> Report:
     """A report that came from a worker; lists become tuples. Raises ValueError for anything else."""
-    name, *values = json.loads(data)
-    kind = _REPORTS.get(name)
-    if kind is None:
-        raise ValueError(f"no report: {name}")
-    report: Report = kind(*(tuple(value) if isinstance(value, list) else value for value in values))
+    try:
+        name, *values = json.loads(data)
+        report: Report = _REPORTS[name](*(tuple(value) if isinstance(value, list) else value for value in values))
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"no report: {data[:80]!r}") from error
     return report

@@ -156,12 +156,15 @@ class WorkerProcess:
                 return
             self._heard_s = time.monotonic()
             try:
-                report = read_report(data)
-            except ValueError:
+                self._tell(data)
+            except (TypeError, ValueError):  # words in place of numbers, or none at all
                 self.deaf = True
                 return
-            if not isinstance(report, Pong) and report.feed in self._feeds:
-                self._feeds[report.feed].told(report)
+
+    def _tell(self, data: bytes) -> None:
+        report = read_report(data)
+        if not isinstance(report, Pong) and report.feed in self._feeds:
+            self._feeds[report.feed].told(report)
 
     def _forget(self, feed: RemoteFeed) -> None:
         if self._feeds.pop(feed.number, None) is not None:

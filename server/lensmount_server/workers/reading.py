@@ -16,11 +16,11 @@ Pushed = tuple[Packet, bytes]
 class PushReader:
     """Decodes the packets that are pushed; each frame comes out before its packet counts as taken.
 
-    `took` is called with the packets broken so far when the frames of a packet were all taken, `busy` with True when
-    FFmpeg is given something and with False when it has come back.
+    `took` is called when the frames of a packet were all taken, `busy` with True when FFmpeg is given something and
+    with False when it has come back.
     """
 
-    def __init__(self, pushing: Pushing, took: Callable[[int], None], busy: Callable[[bool], None]) -> None:
+    def __init__(self, pushing: Pushing, took: Callable[[], None], busy: Callable[[bool], None]) -> None:
         self._decoder = PacketDecoder(pushing.codec, pushing.extradata, PictureLimits())
         self._packets: queue.SimpleQueue[Pushed | None] = queue.SimpleQueue()
         self._took = took
@@ -51,7 +51,7 @@ class PushReader:
             yield from self._decoded(packet, data)
             if packet.last:
                 return
-            self._took(self.broken)
+            self._took()
 
     def _decoded(self, packet: Packet, data: bytes) -> list[Frame]:
         self._busy(True)

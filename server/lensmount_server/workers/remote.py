@@ -94,7 +94,7 @@ class RemoteFeed:
         self._looking = plan.looking
         self._wish = Wish()
         self._next: asyncio.Future[tuple[int, Parcel] | None] | None = None
-        self._took: asyncio.Future[int] | None = None
+        self._took: asyncio.Future[None] | None = None
         self._prepared: asyncio.Future[Tensor] | None = None
         self._preparing: Prepare | None = None
         self._tickets = itertools.count()
@@ -135,8 +135,8 @@ class RemoteFeed:
         self._looking = replace(looking, edition=self._looking.edition + 1)
         self._send(Look(self.number, self._looking))
 
-    async def push(self, data: bytes, pts_ns: int, dts_ns: int, capture_time_ns: int) -> int:
-        """Has a packet decoded; returns when its frames wait or are gone, with the number of packets broken so far.
+    async def push(self, data: bytes, pts_ns: int, dts_ns: int, capture_time_ns: int) -> None:
+        """Has a packet decoded; returns when its frames wait or are gone.
 
         Raises TooLargeError, and the error that ended the feed.
         """
@@ -148,9 +148,8 @@ class RemoteFeed:
         self._send(Packet(self.number, len(data), pts_ns, dts_ns, capture_time_ns))
         either: list[asyncio.Future[Any]] = [self._took, self.ended]
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        if self._took.done():
-            return self._took.result()
-        raise self.ended.result() or UnavailableError("the stream has ended")
+        if not self._took.done():
+            raise self.ended.result() or UnavailableError("the stream has ended")
 
     def finish(self) -> None:
         """There are no more packets: `ended` comes when the last frame was handed over."""
@@ -192,7 +191,7 @@ class RemoteFeed:
                     self.began.set_result(None)
             case Took():
                 if self._took is not None and not self._took.done():
-                    self._took.set_result(report.broken)
+                    self._took.set_result(None)
             case Prepared():
                 self._settle_later(report)
             case Ended():

@@ -186,3 +186,17 @@ def test_everything_is_gone_after_closing(path: str, tmp_path: Path) -> None:
     for _ in range(3):
         asyncio.run(live_through())
     assert descriptors() == before
+
+
+async def test_a_worker_that_says_nonsense_is_ended(path: str) -> None:
+    async with managed(QUICK) as (manager, pool):
+        await add(manager, path, "a")
+        (worker,) = pool.workers
+        with pytest.raises(ValueError, match="no report"):
+            worker._tell(b'["Handed", 0]')
+        with pytest.raises(TypeError):
+            worker._tell(b'["Handed", 0, 1, 1, 1, 1, 1, 1, "one", 0, false, 0, [0], [0], []]')
+        worker.deaf = True
+        await until(lambda: manager.get("a").crashes == 1)
+        await answered_more(manager, "a")
+        assert worker not in pool.workers

@@ -12,7 +12,7 @@ def test_packets_become_frames_and_are_told() -> None:
     packets, _ = encode([numbered(number) for number in range(8)], b_frames=2)
     took: list[int] = []
     inside: list[bool] = []
-    reader = PushReader(Pushing("h264"), took.append, inside.append)
+    reader = PushReader(Pushing("h264"), lambda: took.append(reader.broken), inside.append)
     for each in packets:
         reader.push(Packet(0, len(each.data), each.pts_ns, each.dts_ns), each.data)
     reader.push(Packet(0, 7), b"garbage")
@@ -27,6 +27,6 @@ def test_packets_become_frames_and_are_told() -> None:
 
 
 def test_a_reader_that_is_stopped_ends_whatever_was_pushed() -> None:
-    reader = PushReader(Pushing("h265"), lambda _: None, lambda _: None)
+    reader = PushReader(Pushing("h265"), lambda: None, lambda _: None)
     reader.stop()
     assert list(reader.frames()) == []
