@@ -26,7 +26,7 @@ SPEC = SourceSpec("line-1", "rtsp://me:secret@camera/1", (Want("defect"),))
 STATUS = SourceStatus(
     SPEC,
     SourceState.LIVE,
-    AccountState(100, 90, 70, Drops(superseded=10, late=4, rate=3, decode=2, gate=1, failed=2)),
+    AccountState(90, 70, Drops(superseded=10, late=4, rate=3, decode=2, gate=1, failed=2)),
     fps=24.5,
     skipped=7,
     connections=3,

@@ -117,9 +117,9 @@ def test_the_account_closes_when_the_reader_leaves_early(
 class ForgetfulAccount(Account):
     """Forgets the drops."""
 
-    def add(self, *, received: int = 0, decoded: int = 0, answered: int = 0, dropped: Drops | None = None) -> None:
+    def add(self, *, decoded: int = 0, answered: int = 0, dropped: Drops | None = None) -> None:
         del dropped
-        super().add(received=received, decoded=decoded, answered=answered)
+        super().add(decoded=decoded, answered=answered)
 
 
 def test_the_check_notices_an_account_that_forgets() -> None:

@@ -44,7 +44,6 @@ NO_DROPS = Drops()
 class AccountState:
     """A consistent reading of an account; `decoded == answered + dropped.frames + in_flight`."""
 
-    received: int = 0
     decoded: int = 0
     answered: int = 0
     dropped: Drops = NO_DROPS
@@ -56,7 +55,6 @@ class AccountState:
 
     def __add__(self, other: AccountState) -> AccountState:
         return AccountState(
-            self.received + other.received,
             self.decoded + other.decoded,
             self.answered + other.answered,
             self.dropped + other.dropped,
@@ -74,12 +72,11 @@ class Account:
         self._state = AccountState()
         self._told = told
 
-    def add(self, *, received: int = 0, decoded: int = 0, answered: int = 0, dropped: Drops = NO_DROPS) -> None:
+    def add(self, *, decoded: int = 0, answered: int = 0, dropped: Drops = NO_DROPS) -> None:
         """Adds to the counts, all at once."""
         with self._lock:
             state = self._state
             self._state = AccountState(
-                state.received + received,
                 state.decoded + decoded,
                 state.answered + answered,
                 state.dropped + dropped,

@@ -46,7 +46,6 @@ class Counters:
     is when its reader last asked FFmpeg for something that has not come back (monotonic; 0: it has).
     """
 
-    received: int = 0
     decoded: int = 0
     superseded: int = 0
     rate: int = 0
@@ -62,7 +61,7 @@ class Counters:
     def account(self) -> AccountState:
         """As an account: what still waits in the worker is in flight."""
         drops = Drops(superseded=self.superseded, rate=self.rate, decode=self.broken)
-        return AccountState(self.received, self.decoded, 0, drops)
+        return AccountState(self.decoded, 0, drops)
 
 
 NAMES = tuple(field.name for field in fields(Counters))
@@ -150,7 +149,6 @@ class Tally:
         """Takes over what an account says."""
         drops = state.dropped
         self.update(
-            received=state.received,
             decoded=state.decoded,
             superseded=drops.superseded,
             rate=drops.rate,

@@ -68,7 +68,6 @@ class Intake:
                 self._note(frame)
                 if not self._mailbox.put(frame):
                     return
-                self._mailbox.account.add(received=1)
 
     def _note(self, frame: Frame) -> None:
         self._tally.update(
@@ -88,5 +87,4 @@ class Intake:
         broken = self._reader.broken - self._told_broken
         if broken:
             self._told_broken += broken
-            self._mailbox.account.add(received=broken)
             self._mailbox.lose(Drops(decode=broken))

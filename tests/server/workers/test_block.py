@@ -46,7 +46,7 @@ def test_nobody_can_make_it_shorter_under_a_reader(memory: int) -> None:
 def test_an_account_is_told_by_its_counters(memory: int) -> None:
     with Block(memory, 0) as block:
         account = Account(Tally(block).account)
-        account.add(received=9, decoded=7, dropped=Drops(superseded=2, rate=1, decode=2))
+        account.add(decoded=7, dropped=Drops(superseded=2, rate=1, decode=2))
         assert block.counters().account == account.state()
         assert block.counters().account.in_flight == 4
 
@@ -98,5 +98,5 @@ def test_counters_of_a_writer_that_died_in_the_middle_are_those_before(memory: i
 
 
 def test_accounts_add_up() -> None:
-    one = AccountState(5, 4, 1, Drops(rate=1))
-    assert one + one == AccountState(10, 8, 2, Drops(rate=2))
+    one = AccountState(4, 1, Drops(rate=1))
+    assert one + one == AccountState(8, 2, Drops(rate=2))
