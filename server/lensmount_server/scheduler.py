@@ -40,6 +40,7 @@ from lensmount_server.scheduling import (
     Ticket,
     best_batch,
 )
+from lensmount_server.turnstile import Turnstile
 
 # How long a registration's picture waits for a moment in which nobody needs the engine.
 PATIENCE_S = 0.25
@@ -84,6 +85,7 @@ class Scheduler:
         table = engine.batch_ms
         self._costs = costs or LearnedCosts.of_table(table)
         self._queue = Queue(self._costs, limit=MAX_WAITING, max_batch=best_batch(table) if table else MAX_BATCH)
+        self._turnstile = Turnstile()
         self._waiting: dict[Ticket, Waiting] = {}
         self._arrived = asyncio.Event()
         self._patient: deque[asyncio.Future[None]] = deque()
@@ -93,7 +95,7 @@ class Scheduler:
         self._worker = asyncio.create_task(self._work(), name="scheduler")
 
     async def answer(self, frame: Frame, wants: Sequence[Want], terms: Terms = ANY_TIME) -> list[Answer]:
-        """One answer per want, in order.
+        """One answer per want, in order. Frames of one source enter the queue in the order of the calls.
 
         Raises NotFoundError for a task that is not live, TooLargeError when too many frames wait, and
         DeadlineError for a frame that can not be answered in time: at once, or as soon as that is known.
@@ -103,7 +105,8 @@ class Scheduler:
         late = self._queue.late(ticket, time.perf_counter())
         if late is not None:
             raise late.error()
-        prepared = await frame.picture.prepared(_preprocessings(mounted))
+        making = frame.picture.prepared(_preprocessings(mounted))
+        prepared = await self._turnstile.through(terms.source, making)
         outcome = await self._run(ticket, frame.picture, prepared, lambda leases: tuple(map(leases.resolve, wants)))
         return [
             _answer(mounted, logits, outcome) for mounted, logits in zip(outcome.mounted, outcome.logits, strict=True)

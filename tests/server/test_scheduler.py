@@ -6,10 +6,11 @@ import random
 import re
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from lensmount.errors import (
     TooLargeError,
     UnavailableError,
 )
+from lensmount_adapters.preprocessing import Preprocessing
 from lensmount_server import scheduler as module
 from lensmount_server.engine.reference import ReferenceExecutor
 from lensmount_server.engine.runtime import Engine, Job
@@ -32,10 +34,12 @@ from lensmount_server.frames import Answer, Frame, Still, VersionId, Want
 from lensmount_server.mounts import Mounted, Mounts
 from lensmount_server.scheduler import Scheduler
 from lensmount_server.scheduling import MAX_BATCH, Terms
+from lensmount_server.turnstile import Turnstile
 from opened import pixels_of
 from serving import CLOSE, PATIENCE_S, Kit, Version, eventually
 
 LIVE = (Want("defect"),)
+T = TypeVar("T")
 
 
 class Gated(Engine):
@@ -633,3 +637,83 @@ async def test_a_registrations_picture_does_not_wait_for_ever(
     desk.scheduler._last_batch_s = time.perf_counter()
     await desk.scheduler.logits(pixels_of(frame(9).picture), kit.defect[1].adapter)
     assert desk.engine.batches == [[0], [9]]
+
+
+@dataclass(frozen=True, eq=False)
+class Unready(Still):
+    """A picture that is made ready when a test says so."""
+
+    may: asyncio.Event
+
+    async def prepared(self, wanted: Collection[Preprocessing]) -> Mapping[Preprocessing, Tensor]:
+        await self.may.wait()
+        return await super().prepared(wanted)
+
+
+class Pushing(Turnstile):
+    """Lets everybody through at once."""
+
+    async def through(self, source: str, making: Awaitable[T]) -> T:
+        del source
+        return await making
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+async def test_a_frame_that_is_ready_early_does_not_overtake_one_of_its_source(desk: Desk, in_order: bool) -> None:
+    if not in_order:
+        desk.scheduler._turnstile = Pushing()
+    may = asyncio.Event()
+    desk.engine.let(10)
+
+    def ask(picture: Still, source: str) -> asyncio.Task[list[Answer]]:
+        return asyncio.create_task(desk.scheduler.answer(Frame(picture), LIVE, Terms(source)))
+
+    late = ask(Unready(pixels_of(frame(1).picture), may), "line-1")
+    early = ask(Still(pixels_of(frame(2).picture)), "line-1")
+    (other,) = await ask(Still(pixels_of(frame(3).picture)), "line-2")
+    assert number_of([other]) == 3  # nobody else waits
+    if not in_order:
+        await early
+    may.set()
+    await asyncio.gather(late, early)
+    order = [number for batch in desk.engine.batches for number in batch if number != 3]
+    assert order == ([1, 2] if in_order else [2, 1])
+    assert not desk.scheduler._turnstile._last
+
+
+async def test_a_frame_that_fails_or_is_given_up_holds_up_nobody(desk: Desk) -> None:
+    desk.engine.let(10)
+    terms = Terms("line-1")
+    given_up = asyncio.create_task(
+        desk.scheduler.answer(Frame(Unready(pixels_of(frame(1).picture), asyncio.Event())), LIVE, terms)
+    )
+    await asyncio.sleep(0)
+    narrow = asyncio.create_task(desk.scheduler.answer(Frame(Still(np.zeros((1, 60_000, 3), np.uint8))), LIVE, terms))
+    last = asyncio.create_task(desk.scheduler.answer(frame(3), LIVE, terms))
+    await asyncio.sleep(0.05)
+    assert not last.done()
+    given_up.cancel()
+    assert number_of(await last) == 3
+    await asyncio.gather(given_up, narrow, return_exceptions=True)
+    assert given_up.cancelled()
+
+
+async def test_who_comes_after_one_that_was_given_up_still_waits_for_those_before_it(desk: Desk) -> None:
+    desk.engine.let(10)
+    terms, may = Terms("line-1"), asyncio.Event()
+
+    def ask(picture: Still) -> asyncio.Task[list[Answer]]:
+        return asyncio.create_task(desk.scheduler.answer(Frame(picture), LIVE, terms))
+
+    first = ask(Unready(pixels_of(frame(1).picture), may))
+    given_up = ask(Unready(pixels_of(frame(2).picture), asyncio.Event()))
+    await asyncio.sleep(0)
+    given_up.cancel()
+    await asyncio.gather(given_up, return_exceptions=True)
+    last = ask(Still(pixels_of(frame(3).picture)))
+    await asyncio.sleep(0.05)
+    assert not last.done()
+    may.set()
+    assert [number_of(await each) for each in (first, last)] == [1, 3]
+    assert [number for batch in desk.engine.batches for number in batch] == [1, 3]
+    assert not desk.scheduler._turnstile._last
