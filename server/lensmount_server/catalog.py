@@ -1,6 +1,6 @@
-"""Adapters from the outside to the engine: register, promote, load.
+"""Adapters from the outside to the engine: register, promote, roll back, load.
 
-What is on disk (registry), what an alias points at (mounts) and what is in memory
+What is registered (registry), what an alias points at (mounts) and what is in memory
 (residency) meet here and nowhere else. A registration or promotion that was begun is
 finished even when its caller goes away in the middle: disk and memory never tell two
 different stories. A frame that wants an adapter which is not in memory waits here, before
@@ -12,21 +12,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from lensmount.errors import NotFoundError
+from lensmount.errors import ConflictError
 from lensmount_adapters.adapter import Adapter, fit
-from lensmount_adapters.archive import unpack
 from lensmount_adapters.package import read_content
 from lensmount_adapters.preprocessing import Preprocessing
+from lensmount_server.admission import Admission, Receive, Registration, Request
+from lensmount_server.firsts import FirstAnswers
+from lensmount_server.following import Follower
 from lensmount_server.frames import Answer, Frame, VersionId, Want
-from lensmount_server.gate import Check, golden_check, inspect, passed
 from lensmount_server.mounts import ColdError, Leases, Mounted, Mounts
-from lensmount_server.registry import Record, Registry
+from lensmount_server.policy import Policy
+from lensmount_server.registry import By, Change, Expected, Registry
 from lensmount_server.residency import Residency
 from lensmount_server.scheduler import Scheduler
 from lensmount_server.scheduling import ANY_TIME, Terms
@@ -35,70 +36,112 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Writes an upload to a path, and says how that was checked.
-Receive = Callable[[Path], Awaitable[Check]]
-
-
-@dataclass(frozen=True)
-class Registration:
-    """A registered version and the checks that it passed; `is_new` unless its content was there before."""
-
-    record: Record
-    checks: tuple[Check, ...]
-    is_new: bool
+ANYTHING = Expected()
+NOBODY = By()
 
 
 @dataclass(frozen=True)
 class Promotion:
-    """An alias that was set: from `previous` (0: none) to `version`, within `switch_ms`."""
+    """An alias that was set: from `previous` (0: none) to `version`, within `switch_ms`.
+
+    `first_answer_ms` is the time to the first frame that it answered; None when none was waited for, or came.
+    """
 
     task: str
     alias: str
     version: int
     previous: int
     switch_ms: float
+    etag: str
+    first_answer_ms: float | None = None
 
 
 class Catalog:
     """The adapters of this server; lives on the event loop, works on disk in threads."""
 
-    def __init__(self, registry: Registry, mounts: Mounts, scheduler: Scheduler) -> None:
+    def __init__(self, registry: Registry, mounts: Mounts, scheduler: Scheduler, policy: Policy | None = None) -> None:
         self.registry = registry
         self._mounts = mounts
         self._scheduler = scheduler
-        self._promoting = asyncio.Lock()
         self._begun: set[asyncio.Task[Any]] = set()
         engine = scheduler.engine
         self.residency = Residency(mounts.hot, engine, self._read, engine.backbone.device)
+        self.follower = Follower(registry, mounts, self.residency)
+        self._firsts = FirstAnswers(self.follower.tell_first_answer)
+        self._admission = Admission(registry, self.residency, scheduler, policy or Policy())
 
     async def load_aliases(self) -> None:
-        """Learn what every alias points at. Nothing is loaded: an adapter is, when a stream or frame asks for it."""
-        pointed = await asyncio.to_thread(self.registry.pointed)
-        self._mounts.replace(pointed)
+        """Learn what every alias points at, and follow that. An adapter is loaded when a stream or frame asks for it."""
+        await self.follower.start()
         backbone = self._scheduler.engine.backbone
         foreign = await asyncio.to_thread(self.registry.foreign, backbone.fingerprint)
         if foreign:
-            what = "%d of %d aliases can not answer: their adapters are for other weights than this server's %s"
-            log.error(what, foreign, len(pointed), backbone.name)
+            what = "%d aliases can not answer: their adapters are for other weights than this server's %s"
+            log.error(what, foreign, backbone.name)
 
     async def close(self) -> None:
         """Wait for the registrations, promotions and loads under way."""
         await asyncio.gather(*self._begun, return_exceptions=True)
+        await self.follower.close()
         await self.residency.close()
 
-    async def register(self, receive: Receive, alias: str = "") -> Registration:
+    async def register(self, receive: Receive, alias: str = "", request: Request | None = None) -> Registration:
         """Take an upload through the gate into the registry, then point `alias` at it when it is given.
 
         Raises the first check's error; nothing is kept then.
         """
-        return await self._finish(self._register(receive, alias))
+        return await self._finish(self._register(receive, alias, request or Request()))
 
-    async def promote(self, task: str, alias: str, version: int, expected: int | None = None) -> Promotion:
+    async def promote(  # noqa: PLR0913 - all that can be said of a promotion
+        self,
+        task: str,
+        alias: str,
+        version: int,
+        expected: Expected = ANYTHING,
+        by: By = NOBODY,
+        patience_s: float = 0.0,
+    ) -> Promotion:
         """Point an alias at a version: loaded first, then written down, then answering.
 
+        Waits for the first frame that it answers, at most `patience_s`.
         Raises NotFoundError, ConflictError, or IncompatibleError for a version that can not be loaded.
         """
-        return await self._finish(self._promote(task, alias, version, expected))
+        start = time.perf_counter()
+
+        async def switch() -> tuple[Promotion, asyncio.Future[float]]:
+            promoted = await asyncio.to_thread(self.registry.identify, task, version)
+            write = self.registry.set_alias
+            return await self._switch(promoted, alias, start, write, task, alias, version, expected, by)
+
+        return await _first_answer(await self._finish(switch()), patience_s)
+
+    async def roll_back(  # noqa: PLR0913
+        self,
+        task: str,
+        alias: str,
+        version: int | None = None,
+        etag: str | None = None,
+        by: By = NOBODY,
+        patience_s: float = 0.0,
+    ) -> Promotion:
+        """Point an alias back at what it pointed at before, or at `version`, which it pointed at once.
+
+        Raises as `promote` does.
+        """
+        start = time.perf_counter()
+
+        async def switch() -> tuple[Promotion, asyncio.Future[float]]:
+            target, now = await asyncio.to_thread(self.registry.rollback_target, task, alias, version)
+            if etag not in (None, now.etag):
+                fix = f"look with `lensmount adapters show {task}@{alias}` and decide again"
+                raise ConflictError(f"somebody else changed {task}@{alias}", field="etag", value=etag, fix=fix)
+            return await self._switch(target.version, alias, start, self.registry.roll_back, target, alias, now, by)
+
+        return await _first_answer(await self._finish(switch()), patience_s)
+
+    async def note_use(self, wants: Sequence[Want]) -> None:
+        """Have no server on this registry collect the versions that a stream asks for by number. Raises NotFoundError."""
+        await self.follower.note({(want.task, want.version) for want in wants if want.version})
 
     async def ensure(self, wants: Sequence[Want]) -> list[Mounted]:
         """The adapters of `wants` now, loaded where they were not in memory.
@@ -130,9 +173,11 @@ class Catalog:
             with self._mounts.leases() as held:
                 await self._hold(wants, held)
                 try:
-                    return await self._scheduler.answer(frame, wants, terms)
+                    answers = await self._scheduler.answer(frame, wants, terms)
                 except ColdError:
                     continue  # while it waited, an alias moved on to a version that is not in memory any more
+            self._firsts.seen(wants, answers)
+            return answers
 
     async def _finish(self, work: Coroutine[Any, Any, T]) -> T:
         begun = asyncio.create_task(work)
@@ -140,36 +185,33 @@ class Catalog:
         begun.add_done_callback(self._begun.discard)
         return await asyncio.shield(begun)
 
-    async def _register(self, receive: Receive, alias: str) -> Registration:
-        with self.registry.staging() as staging:
-            archive, folder = staging / "upload.zip", staging / "package"
-            checks = [await receive(archive)]
-            await self.residency.beside(unpack, archive, folder)
-            admitted = await self.residency.beside(inspect, folder, self._scheduler.engine.backbone, checks)
-            start = time.perf_counter()
-            async with self.residency.trial(admitted.adapter):
-                passed(checks, "warm-up", "answers with numbers", start)
-                await golden_check(admitted, self._scheduler.logits, self._scheduler.engine.precision, checks)
-                record, is_new = await self.residency.beside(self.registry.add, admitted.package, folder)
-                self.residency.keep(Mounted(record.id, admitted.adapter))
-        if alias:
-            await self._promote(record.id.task, alias, record.id.version)
-            record = await asyncio.to_thread(self.registry.get, record.id.task, record.id.version)
-        return Registration(record, tuple(checks), is_new)
+    async def _register(self, receive: Receive, alias: str, request: Request) -> Registration:
+        done = await self._admission.admit(receive, request)
+        self.follower.kick()
+        if not alias or request.validate_only:
+            return done
+        task, version = done.record.id.task, done.record.id.version
+        await self.promote(task, alias, version, by=request.by)
+        return replace(done, record=await asyncio.to_thread(self.registry.get, task, version))
 
-    async def _promote(self, task: str, alias: str, version: int, expected: int | None = None) -> Promotion:
-        start = time.perf_counter()
-        promoted = await asyncio.to_thread(self.registry.identify, task, version)
+    async def _switch(
+        self, version: VersionId, alias: str, start: float, write: Callable[..., Change], *what: Any
+    ) -> tuple[Promotion, asyncio.Future[float]]:
+        """Load a version, `write` that an alias points at it, and let it answer."""
         with self._mounts.leases() as held:
-            held.hold(promoted)
-            mounted = await self.residency.load(promoted)
-            await self.residency.settle(promoted.content_hash)
-            async with self._promoting:
-                previous = await asyncio.to_thread(self.registry.set_alias, task, alias, version, expected)
-                self._mounts.point(alias, mounted)
+            held.hold(version)
+            mounted = await self.residency.load(version)
+            await self.residency.settle(version.content_hash)
+            change = await asyncio.to_thread(write, *what)
+            self._mounts.point(alias, mounted, change.seq)
+            first = self._firsts.expect(alias, version, start)
+            if self._mounts.set_by(version.task, alias) != change.seq:
+                first.cancel()  # another change was written after this one, and is here already
+        self.follower.kick()
         switch_ms = (time.perf_counter() - start) * 1e3
-        log.info("%s@%s: version %d answers instead of %d", task, alias, version, previous)
-        return Promotion(task, alias, version, previous, switch_ms)
+        log.info("%s@%s: version %d answers instead of %d", version.task, alias, version.version, change.previous)
+        done = Promotion(version.task, alias, version.version, change.previous, switch_ms, change.etag)
+        return done, first
 
     async def _hold(self, wants: Sequence[Want], held: Leases) -> list[Mounted]:
         """The adapters of `wants`, leased before they are waited for; all that are cold are loaded side by side."""
@@ -186,8 +228,11 @@ class Catalog:
 
     def _read(self, version: VersionId) -> Adapter:
         """A registered version from the disk; what passed the gate is not checked again if its bytes are the same."""
-        folder = self.registry.folder(version.content_hash)
-        if not folder.is_dir():
-            where, fix = f"{version.task}:{version.version}", "register the package again, and look at the disk"
-            raise NotFoundError("its package is gone from the data directory", field="adapter", value=where, fix=fix)
+        folder = self.registry.folder(version)
         return fit(read_content(folder, version.content_hash), self._scheduler.engine.backbone)
+
+
+async def _first_answer(done: tuple[Promotion, asyncio.Future[float]], patience_s: float) -> Promotion:
+    promotion, first = done
+    await asyncio.wait([first], timeout=patience_s)
+    return replace(promotion, first_answer_ms=first.result()) if first.done() and not first.cancelled() else promotion

@@ -56,6 +56,7 @@ class HotSet:
         self._bytes = 0
         self._leases: Counter[str] = Counter()
         self._pins: Counter[Number] = Counter()
+        self._doomed: set[Number] = set()
 
     def __len__(self) -> int:
         return len(self._hot)
@@ -90,9 +91,18 @@ class HotSet:
         return self.find(self._numbers.get(number, ""))
 
     def put(self, mounted: Mounted) -> None:
-        """Make an adapter hot, at the expense of the least recently used; one that is hot stays as it is."""
+        """Make an adapter hot, at the expense of the least recently used; one that is hot stays as it is.
+
+        Content that was deleted and registered again has another number: that is its name from now on.
+        """
         content_hash = mounted.id.content_hash
-        if self.find(content_hash) is None:
+        known = self.find(content_hash)
+        if known is not None and known.id != mounted.id:
+            del self._numbers[known.number]
+            self._doomed.discard(known.number)
+            self._hot[content_hash] = mounted
+            self._numbers[mounted.number] = content_hash
+        elif known is None:
             self._hot[content_hash] = mounted
             self._numbers[mounted.number] = content_hash
             self._bytes += mounted.adapter.size_bytes
@@ -116,7 +126,16 @@ class HotSet:
         _take(self._pins, number, times)
         self._trim()
 
+    def doom(self, number: Number) -> None:
+        """Have a version leave as soon as nobody holds it, whatever pins it has."""
+        if number in self._numbers:
+            self._doomed.add(number)
+            self._trim()
+
     def _trim(self) -> None:
+        for number in [each for each in self._doomed if self._numbers[each] not in self._leases]:
+            self._doomed.discard(number)
+            self._evict(self._hot[self._numbers[number]])
         while self._over() and (victim := self._victim()) is not None:
             self._evict(victim)
 
@@ -134,6 +153,7 @@ class HotSet:
     def _evict(self, mounted: Mounted) -> None:
         del self._hot[mounted.id.content_hash]
         del self._numbers[mounted.number]
+        self._doomed.discard(mounted.number)
         self._bytes -= mounted.adapter.size_bytes
         self.evictions += 1
         if self.on_evicted is not None:

@@ -37,18 +37,25 @@ class Mounts:
     def __init__(self, hot: HotSet | None = None) -> None:
         self.hot = HotSet() if hot is None else hot
         self._aliases: Mapping[Alias, VersionId] = {}
+        self._set_by: dict[Alias, int] = {}
+        self._deleted: set[Number] = set()
         self._open: Counter[Alias] = Counter()
 
-    def replace(self, pointed: Iterable[tuple[str, VersionId]]) -> None:
-        """Take over a whole table of aliases: (alias, version) pairs. Nothing is loaded."""
-        self._aliases = {(version.task, alias): version for alias, version in pointed}
+    def replace(self, pointed: Iterable[tuple[str, VersionId, int]]) -> None:
+        """Take over a whole table of aliases: each with its version and the change that set it. Nothing is loaded."""
+        table = {(version.task, alias): (version, seq) for alias, version, seq in pointed}
+        self._aliases = {key: version for key, (version, _) in table.items()}
+        self._set_by = {key: seq for key, (_, seq) in table.items()}
 
     def version(self, want: Want) -> VersionId | None:
         """The version that answers `want`, hot or not; None for a number that is not hot.
 
-        Raises NotFoundError, which names the tasks there are, for an unknown task or alias.
+        Raises NotFoundError, which names the tasks there are, for an unknown task or alias and for a number that was
+        deleted.
         """
         if want.version:
+            if (want.task, want.version) in self._deleted:
+                raise _deleted(want)
             hot = self.hot.numbered((want.task, want.version))
             return hot.id if hot else None
         version = self._aliases.get((want.task, want.alias))
@@ -62,7 +69,7 @@ class Mounts:
         if version is None:
             raise self._unknown(want)
         found = self.hot.find(version.content_hash)
-        if found is None:
+        if found is None or found.id != version:
             value = f"{want.task}@{want.alias}"
             raise ColdError("its adapter is not in memory now", field="tasks", value=value, fix="ask again")
         return found
@@ -79,19 +86,52 @@ class Mounts:
         """Leases that end together: those of a batch, or of a frame."""
         return Leases(self)
 
-    def point(self, alias: str, mounted: Mounted) -> None:
+    def point(self, alias: str, mounted: Mounted, seq: int | None = None) -> bool:
         """Let `alias` of the adapter's task answer with `mounted` from the next batch on.
 
-        The streams that follow the alias keep the new version hot from now on, and no longer the old one.
+        The streams that follow the alias keep the new version hot from now on, and no longer the old one. `seq` is
+        the number of this change; one that is older than what is known here changes nothing, and is False.
         """
-        key = (mounted.id.task, alias)
-        before, followers = self._aliases.get(key), self._open.get(key, 0)
-        if followers:
-            self.hot.pin(mounted.number, followers)
+        if not self.turn(alias, mounted.id, seq):
+            return False
         self.hot.put(mounted)
-        self._aliases = {**self._aliases, key: mounted.id}
-        if followers and before is not None:
-            self.hot.unpin((before.task, before.version), followers)
+        return True
+
+    def turn(self, alias: str, version: VersionId, seq: int | None = None) -> bool:
+        """The same for a version that is not in memory, or not yet: whoever asks for it has it loaded."""
+        key = (version.task, alias)
+        if not self._is_news(key, seq):
+            return False
+        self._repin(key, version)
+        self._aliases = {**self._aliases, key: version}
+        return True
+
+    def take_down(self, task: str, alias: str, seq: int) -> bool:
+        """There is no such alias from the next batch on; False where something newer is known."""
+        key = (task, alias)
+        if not self._is_news(key, seq):
+            return False
+        self._repin(key, None)
+        self._aliases = {each: version for each, version in self._aliases.items() if each != key}
+        return True
+
+    def delete(self, version: VersionId) -> None:
+        """This number never answers again, hot or not."""
+        number = (version.task, version.version)
+        self._deleted.add(number)
+        self.hot.doom(number)
+
+    def known(self, task: str) -> bool:
+        """Whether a task has an alias."""
+        return any(name == task for name, _ in self._aliases)
+
+    def followed(self, task: str, alias: str) -> bool:
+        """Whether open streams follow an alias."""
+        return self._open[task, alias] > 0
+
+    def set_by(self, task: str, alias: str) -> int:
+        """The number of the change that set an alias, or took it away; 0 when none is known."""
+        return self._set_by.get((task, alias), 0)
 
     def pin(self, mounted: Mounted) -> None:
         """Make a version hot and keep it so."""
@@ -112,6 +152,20 @@ class Mounts:
         finally:
             for want in wants:
                 self._follow(want, -1)
+
+    def _is_news(self, key: Alias, seq: int | None) -> bool:
+        before = self._set_by.get(key, 0)
+        if seq is not None and seq <= before:
+            return False
+        self._set_by[key] = before if seq is None else seq
+        return True
+
+    def _repin(self, key: Alias, version: VersionId | None) -> None:
+        before, followers = self._aliases.get(key), self._open.get(key, 0)
+        if followers and version is not None:
+            self.hot.pin((version.task, version.version), followers)
+        if followers and before is not None:
+            self.hot.unpin((before.task, before.version), followers)
 
     def _follow(self, want: Want, change: int) -> None:
         number = self._number(want)
@@ -181,3 +235,8 @@ def _one_of(known: set[str]) -> str:
         return ""
     more = f" and {len(known) - NAMED:,} more" if len(known) > NAMED else ""
     return f"ask for one of: {', '.join(heapq.nsmallest(NAMED, known))}{more}; or "
+
+
+def _deleted(want: Want) -> NotFoundError:
+    fix = "list the versions with `lensmount adapters list`, and ask for another one"
+    return NotFoundError("this version was deleted", field="tasks", value=f"{want.task}:{want.version}", fix=fix)

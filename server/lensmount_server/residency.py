@@ -128,7 +128,7 @@ class Residency:
         Hold a lease on it meanwhile, or it may have left again. Raises IncompatibleError for a version in
         quarantine, NotFoundError for one whose package is gone, TooLargeError when too many are being loaded.
         """
-        ready = self._ready(version.content_hash)
+        ready = self._ready(version)
         return ready if ready is not None else await asyncio.shield(self._flight(version))
 
     @asynccontextmanager
@@ -188,19 +188,21 @@ class Residency:
 
     async def _load(self, version: VersionId) -> Mounted:
         async with self._turn(version.content_hash):
-            ready = self._ready(version.content_hash)
+            ready = self._ready(version)
             if ready is None:
                 ready = Mounted(version, await self._bring(version))
                 self._loads += 1
                 self._arrive(ready)
             return ready
 
-    def _ready(self, content_hash: str) -> Mounted | None:
-        """What is hot, or was about to leave and is still warm: that stays then."""
-        leaving = self._leaving.get(content_hash)
-        if leaving is not None:
-            self._arrive(leaving)
-        return self._hot.find(content_hash) or leaving
+    def _ready(self, version: VersionId) -> Mounted | None:
+        """What is hot, or was about to leave and is still warm: that stays then, under this number."""
+        known = self._hot.find(version.content_hash) or self._leaving.get(version.content_hash)
+        if known is None:
+            return None
+        ready = known if known.id == version else Mounted(version, known.adapter)
+        self._arrive(ready)
+        return ready
 
     async def _bring(self, version: VersionId) -> Adapter:
         try:

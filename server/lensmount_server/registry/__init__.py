@@ -1,5 +1,20 @@
-"""What is registered, on disk: SQLite for the facts, a folder for the packages."""
+"""What is registered: the facts in a database, the packages in a blob store."""
 
-from lensmount_server.registry.registry import Record, Registry
+from lensmount_server.registry.aliases import Change, Expected
+from lensmount_server.registry.journal import By, Entry, Kind
+from lensmount_server.registry.records import AliasState, Filter, Record
+from lensmount_server.registry.registry import Collected, Places, Registry
 
-__all__ = ["Record", "Registry"]
+__all__ = [
+    "AliasState",
+    "By",
+    "Change",
+    "Collected",
+    "Entry",
+    "Expected",
+    "Filter",
+    "Kind",
+    "Places",
+    "Record",
+    "Registry",
+]

@@ -1,0 +1,216 @@
+"""Follows the registry's journal: what other servers change takes effect here, and watchers are told.
+
+The journal is read some times a second, and at once after a change of this server's own. An
+alias that another server set is applied here within MAX_LAG_S of its being seen: its adapter
+is loaded first while that is quick; if it is not, the alias moves on nevertheless, and frames
+wait for the adapter. Nothing answers on with a version that the operator believes gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
+
+from lensmount.errors import LensmountError, UnavailableError
+from lensmount_server.frames import VersionId
+from lensmount_server.mounts import Mounts
+from lensmount_server.registry import Entry, Kind, Registry
+from lensmount_server.residency import Residency
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.5
+MAX_LAG_S = 1.0
+BATCH = 500
+BEAT_S = 30.0
+# What is not in the journal and waits for a watcher.
+MAX_WAITING = 100
+# A version that a stream asked for stays noted so long, or while a stream asks for it.
+NOTED_S = 10.0
+
+POINTS = (Kind.ALIAS_SET, Kind.ROLLED_BACK)
+GONE = (Kind.DELETED, Kind.COLLECTED)
+
+
+class Watcher:
+    """One who is told of every change."""
+
+    def __init__(self) -> None:
+        self.extra: deque[tuple[VersionId, str, int]] = deque(maxlen=MAX_WAITING)
+        self.news = asyncio.Event()
+
+
+class Follower:
+    """Keeps this server's mounts as the registry says; lives on the event loop.
+
+    `on_gone` is told of a task whose last alias was taken away.
+    """
+
+    def __init__(self, registry: Registry, mounts: Mounts, residency: Residency) -> None:
+        self._registry = registry
+        self._mounts = mounts
+        self._residency = residency
+        self._watchers: set[Watcher] = set()
+        self._kicked = asyncio.Event()
+        self._noted: dict[tuple[str, int], float] = {}
+        self._beaten = time.monotonic()
+        self._running: asyncio.Task[None] | None = None
+        self._ended = False
+        self.seq = 0
+        self.behind_since: float | None = None
+        self.on_gone: Callable[[str], None] = lambda _task: None
+
+    async def start(self) -> None:
+        """Learn what every alias points at, without loading anything, and follow from there."""
+        pointed, self.seq = await asyncio.to_thread(self._registry.pointed)
+        self._mounts.replace(pointed)
+        self._running = asyncio.create_task(self._run(), name="follow-registry")
+        self._running.add_done_callback(_report)
+
+    async def close(self) -> None:
+        """Follow no more; watchers end."""
+        self._ended = True
+        self._wake()
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
+
+    def kick(self) -> None:
+        """Something was written: look at once."""
+        self._kicked.set()
+
+    async def note(self, numbers: Collection[tuple[str, int]]) -> None:
+        """Have no server collect these versions while streams here ask for them. Raises NotFoundError."""
+        new = [number for number in numbers if number not in self._noted]
+        if new:
+            await asyncio.to_thread(self._registry.use, new)
+        self._noted.update(dict.fromkeys(numbers, time.monotonic()))
+
+    def tell_first_answer(self, version: VersionId, alias: str) -> None:
+        """Tell watchers of what is not in the journal."""
+        for watcher in self._watchers:
+            watcher.extra.append((version, alias, time.time_ns()))
+            watcher.news.set()
+
+    async def watch(
+        self, tasks: Collection[str] = (), after: int | None = None
+    ) -> AsyncGenerator[Entry | tuple[VersionId, str, int], None]:
+        """Entries of the journal after number `after`, or from now on, once they took effect here; in order.
+
+        In between, first answers as (version, alias, Unix time in ns). Ends with the server. Raises UnavailableError.
+        """
+        seq = self.seq if after is None else after
+        with self._watching() as watcher:
+            while not self._ended:
+                watcher.news.clear()
+                while watcher.extra:
+                    extra = watcher.extra.popleft()
+                    if not tasks or extra[0].task in tasks:
+                        yield extra
+                entries = await self._read(seq, tasks)
+                for entry in entries:
+                    seq = entry.seq
+                    yield entry
+                if not entries:
+                    await watcher.news.wait()
+
+    async def _read(self, seq: int, tasks: Collection[str]) -> list[Entry]:
+        """The next entries that took effect here."""
+        if seq >= self.seq:
+            return []
+        entries = await asyncio.to_thread(self._registry.since, seq, BATCH, tasks)
+        return [entry for entry in entries if entry.seq <= self.seq]
+
+    @contextmanager
+    def _watching(self) -> Iterator[Watcher]:
+        watcher = Watcher()
+        self._watchers.add(watcher)
+        try:
+            yield watcher
+        finally:
+            self._watchers.discard(watcher)
+
+    async def _run(self) -> None:
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._kicked.wait(), POLL_S)
+            self._kicked.clear()
+            try:
+                await self._catch_up()
+                await self._keep_alive()
+                self._recovered()
+            except UnavailableError as error:
+                self._fell_behind(error)
+                await asyncio.sleep(POLL_S)
+
+    async def _catch_up(self) -> None:
+        while entries := await asyncio.to_thread(self._registry.since, self.seq, BATCH):
+            await self._apply(entries)
+            self.seq = entries[-1].seq
+            self._wake()
+
+    async def _apply(self, entries: list[Entry]) -> None:
+        last = {(entry.version.task, entry.alias): entry for entry in entries if entry.alias}
+        await asyncio.gather(*(self._turn(entry) for entry in last.values()))
+        for entry in entries:
+            if entry.kind in GONE:
+                self._mounts.delete(entry.version)
+                self._noted.pop((entry.version.task, entry.version.version), None)
+        for task in dict.fromkeys(entry.version.task for entry in last.values() if entry.kind is Kind.ALIAS_DELETED):
+            if not self._mounts.known(task):
+                self.on_gone(task)
+
+    async def _turn(self, entry: Entry) -> None:
+        task, alias = entry.version.task, entry.alias
+        if entry.seq <= self._mounts.set_by(task, alias):
+            return  # this server's own doing
+        if entry.kind is Kind.ALIAS_DELETED:
+            self._mounts.take_down(task, alias, entry.seq)
+        elif entry.kind in POINTS:
+            with self._mounts.leases() as held:
+                held.hold(entry.version)
+                if self._mounts.followed(task, alias):
+                    await self._load(entry.version)
+                if self._mounts.turn(alias, entry.version, entry.seq):
+                    log.info("%s@%s: version %d answers, as another server wrote", task, alias, entry.version.version)
+
+    async def _load(self, version: VersionId) -> None:
+        try:
+            await asyncio.wait_for(self._residency.load(version), MAX_LAG_S)
+        except (LensmountError, TimeoutError) as error:
+            log.warning("%s:%d is not in memory yet: %s", version.task, version.version, error or "it takes longer")
+
+    async def _keep_alive(self) -> None:
+        now = time.monotonic()
+        pinned = self._mounts.hot.pinned
+        old = [number for number, since in self._noted.items() if number not in pinned and now - since > NOTED_S]
+        if old:
+            for number in old:
+                del self._noted[number]
+            await asyncio.to_thread(self._registry.unuse, old)
+        if now - self._beaten > BEAT_S:
+            self._beaten = now
+            await asyncio.to_thread(self._registry.beat)
+
+    def _wake(self) -> None:
+        for watcher in self._watchers:
+            watcher.news.set()
+
+    def _fell_behind(self, error: UnavailableError) -> None:
+        if self.behind_since is None:
+            self.behind_since = time.monotonic()
+            log.error("changes by other servers are not seen until the registry is back: %s", error)
+
+    def _recovered(self) -> None:
+        if self.behind_since is not None:
+            log.warning("the registry is back after %.1f s", time.monotonic() - self.behind_since)
+            self.behind_since = None
+
+
+def _report(running: asyncio.Task[None]) -> None:
+    if not running.cancelled() and (error := running.exception()) is not None:
+        log.critical("this server follows the registry no more", exc_info=error)

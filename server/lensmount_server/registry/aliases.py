@@ -1,0 +1,141 @@
+"""What aliases point at, and how that changes: set, roll back, delete.
+
+Each entry of the journal that sets an alias knows the entry that a rollback goes back to.
+After a promotion that is the entry that was replaced; after a rollback it is what the entry
+that is restored went back to: rolling back twice goes back two versions, not to and fro.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, delete, update
+
+from lensmount.errors import ConflictError, NotFoundError
+from lensmount_server.frames import VersionId
+from lensmount_server.registry import journal
+from lensmount_server.registry.journal import By, Entry, Kind
+from lensmount_server.registry.records import no_alias, read_alias, read_identity
+from lensmount_server.registry.tables import aliases
+
+NO_ETAG = "0"
+# How far a rollback looks back for a version.
+MAX_BACK = 10_000
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a caller believes of an alias; None where it does not care. Version 0 and etag "0": that it is not there."""
+
+    version: int | None = None
+    etag: str | None = None
+
+
+@dataclass(frozen=True)
+class Change:
+    """An alias as it is now: set by `seq`; `previous` is what it pointed at before, 0 for nothing."""
+
+    version: VersionId
+    alias: str
+    previous: int
+    seq: int
+
+    @property
+    def etag(self) -> str:
+        """What the next change may name."""
+        return str(self.seq)
+
+
+def set_alias(
+    connection: Connection,
+    task: str,
+    alias: str,
+    version: int,
+    expected: Expected,
+    by: By,
+    restored: Entry | None = None,
+) -> Change:
+    """Point an alias at a version; back at it, where `restored` is the entry that is rolled back to.
+
+    An alias that points there already stays as it is, its etag too. Raises NotFoundError, or ConflictError where the
+    alias is not what is `expected`.
+    """
+    identity = read_identity(connection, task, version)
+    now = read_alias(connection, task, alias)
+    previous, seq = (now.version, now.seq) if now is not None else (0, 0)
+    _check(task, alias, previous, seq, expected)
+    if previous == version:
+        return Change(identity, alias, previous, seq)
+    kind, back = (Kind.ROLLED_BACK, restored.back) if restored is not None else (Kind.ALIAS_SET, seq)
+    entry = journal.write(connection, kind, identity, by, alias=alias, previous=previous, back=back)
+    values = {"version": version, "set_time_ns": time.time_ns(), "seq": entry.seq}
+    if now is None:
+        connection.execute(aliases.insert(), {"task": task, "alias": alias, **values})
+    else:
+        connection.execute(update(aliases).where(aliases.c.task == task, aliases.c.alias == alias).values(values))
+    return Change(identity, alias, previous, entry.seq)
+
+
+def delete_alias(connection: Connection, task: str, alias: str, expected: Expected, by: By) -> None:
+    """Take an alias away. Raises NotFoundError or ConflictError."""
+    now = read_alias(connection, task, alias)
+    if now is None:
+        raise no_alias(task, alias)
+    _check(task, alias, now.version, now.seq, expected)
+    connection.execute(delete(aliases).where(aliases.c.task == task, aliases.c.alias == alias))
+    nothing = VersionId(task, 0, "")
+    journal.write(connection, Kind.ALIAS_DELETED, nothing, by, alias=alias, previous=now.version)
+
+
+def rollback_target(connection: Connection, task: str, alias: str, version: int | None) -> tuple[Entry, Expected]:
+    """The entry that a rollback goes back to, the last before or the last of `version`, and the alias as it is now.
+
+    Versions that were deleted are passed over. Raises NotFoundError.
+    """
+    now = read_alias(connection, task, alias)
+    if now is None:
+        raise no_alias(task, alias)
+    for entry in history(connection, now.seq):
+        number = entry.version.version
+        if number != now.version and version in (None, number) and _is_there(connection, task, number):
+            return entry, Expected(etag=str(now.seq))
+    raise _nowhere(task, alias, version)
+
+
+def history(connection: Connection, seq: int) -> Iterator[Entry]:
+    """What an alias that was set by entry `seq` would go back to, step by step."""
+    entry = journal.read_entry(connection, seq)
+    for _ in range(MAX_BACK):
+        entry = journal.read_entry(connection, entry.back) if entry is not None and entry.back else None
+        if entry is None:
+            return
+        yield entry
+
+
+def _is_there(connection: Connection, task: str, version: int) -> bool:
+    try:
+        read_identity(connection, task, version)
+    except NotFoundError:
+        return False
+    return True
+
+
+def _check(task: str, alias: str, version: int, seq: int, expected: Expected) -> None:
+    fix = f"look with `lensmount adapters show {task}@{alias}` and decide again"
+    if expected.version is not None and expected.version != version:
+        message = f"{task}@{alias} points at version {version} by now"
+        raise ConflictError(message, field="expected_version", value=expected.version, fix=fix)
+    if expected.etag is not None and expected.etag != str(seq):
+        message = f"somebody else changed {task}@{alias}: it points at version {version}, its etag is {seq}"
+        raise ConflictError(message, field="etag", value=expected.etag, fix=fix)
+
+
+def _nowhere(task: str, alias: str, version: int | None) -> NotFoundError:
+    if version is None:
+        message, value = "there is no earlier version to go back to", f"{task}@{alias}"
+    else:
+        message, value = f"{task}@{alias} never pointed at this version", f"{task}:{version}"
+    fix = f"`lensmount adapters history {task}` shows where it pointed; `lensmount promote` points it anywhere"
+    return NotFoundError(message, field="version" if version else "alias", value=value, fix=fix)

@@ -1,0 +1,179 @@
+"""Registered versions as they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, and_, func, or_, select
+
+from lensmount.errors import NotFoundError
+from lensmount_adapters.manifest import Manifest
+from lensmount_server.frames import VersionId
+from lensmount_server.registry.journal import By
+from lensmount_server.registry.tables import ALIVE, aliases, tags, versions
+
+IDENTITY = (versions.c.task, versions.c.version, versions.c.content_hash)
+POINTED = and_(versions.c.task == aliases.c.task, versions.c.version == aliases.c.version)
+_LOOK = "list what there is with `lensmount adapters list`"
+
+Number = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class AliasState:
+    """An alias of a version; `etag` changes whenever the alias does."""
+
+    alias: str
+    etag: str
+    set_time_ns: int
+
+
+@dataclass(frozen=True)
+class Record:
+    """A registered version: its identity, what its package says, and what is noted about it.
+
+    `pin_reason` is None unless it is pinned. `seq` grows with each registration.
+    """
+
+    id: VersionId
+    manifest: Manifest
+    size_bytes: int
+    registered_time_ns: int
+    seq: int
+    blob: str
+    by: By
+    states: tuple[AliasState, ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+    pin_reason: str | None = None
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """The names of the aliases that point at it."""
+        return tuple([state.alias for state in self.states])
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which versions are asked for; what is empty does not matter.
+
+    `query` is looked for in task, strategy, labels and tags; an empty value of `tags` means the key alone.
+    """
+
+    task: str = ""
+    alias: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    query: str = ""
+    pinned_only: bool = False
+
+
+def read_record(connection: Connection, task: str, version: int) -> Record:
+    """One version; raises NotFoundError, which says so when it was deleted."""
+    return _records(connection, [_row(connection, task, version)])[0]
+
+
+def read_hash(connection: Connection, content_hash: str) -> Record | None:
+    """The version of this content, if there is one."""
+    row = connection.execute(select(versions).where(versions.c.content_hash == content_hash, ALIVE)).first()
+    return _records(connection, [row])[0] if row is not None else None
+
+
+def read_identity(connection: Connection, task: str, version: int) -> VersionId:
+    """Which content a version is; raises NotFoundError."""
+    row = _row(connection, task, version)
+    return VersionId(row.task, row.version, row.content_hash)
+
+
+def read_alias(connection: Connection, task: str, alias: str) -> Row[Any] | None:
+    """The row of an alias."""
+    return connection.execute(select(aliases).where(aliases.c.task == task, aliases.c.alias == alias)).first()
+
+
+def read_page(connection: Connection, size: int, before: int | None, wanted: Filter) -> list[Record]:
+    """At most `size` versions that were registered before the one with this `seq`, newest first."""
+    query = _filtered(select(versions).where(ALIVE), wanted).order_by(versions.c.seq.desc()).limit(size)
+    if before is not None:
+        query = query.where(versions.c.seq < before)
+    return _records(connection, list(connection.execute(query)))
+
+
+def read_pointed(connection: Connection) -> list[tuple[str, VersionId, int]]:
+    """Every alias with the version that it points at and the entry that set it: one query, whatever there is."""
+    query = select(aliases.c.alias, *IDENTITY, aliases.c.seq).join(versions, POINTED)
+    return [(alias, VersionId(*identity), seq) for alias, *identity, seq in connection.execute(query)]
+
+
+def count_foreign(connection: Connection, fingerprint: str) -> int:
+    """How many versions that an alias points at are for another backbone than this one."""
+    query = select(func.count()).select_from(aliases.join(versions, POINTED))
+    return int(connection.execute(query.where(versions.c.backbone_fingerprint != fingerprint)).scalar_one())
+
+
+def no_alias(task: str, alias: str) -> NotFoundError:
+    """What is said of an alias that is not there."""
+    return NotFoundError("no such task or alias", field="adapter", value=f"{task}@{alias}", fix=_LOOK)
+
+
+def _row(connection: Connection, task: str, version: int) -> Row[Any]:
+    query = select(versions).where(versions.c.task == task, versions.c.version == version)
+    row = connection.execute(query).first()
+    if row is None or row.deleted_time_ns is not None:
+        message = "no such adapter version" if row is None else "this version was deleted"
+        raise NotFoundError(message, field="adapter", value=f"{task}:{version}", fix=_LOOK)
+    return row
+
+
+def _filtered(query: Select[Any], wanted: Filter) -> Select[Any]:
+    if wanted.task:
+        query = query.where(versions.c.task == wanted.task)
+    if wanted.alias:
+        query = query.join(aliases, POINTED).where(aliases.c.alias == wanted.alias)
+    if wanted.pinned_only:
+        query = query.where(versions.c.pinned == 1)
+    mine = and_(tags.c.task == versions.c.task, tags.c.version == versions.c.version)
+    for key, value in wanted.tags.items():
+        same = and_(tags.c.key == key, tags.c.value == value) if value else tags.c.key == key
+        query = query.where(select(tags.c.key).where(mine, same).exists())
+    if wanted.query:
+        text = wanted.query.lower()
+        tagged = select(tags.c.key).where(
+            mine,
+            or_(func.lower(tags.c.key).contains(text, autoescape=True), _lower_value().contains(text, autoescape=True)),
+        )
+        query = query.where(or_(versions.c.search.contains(text, autoescape=True), tagged.exists()))
+    return query
+
+
+def _lower_value() -> Any:
+    return func.lower(tags.c.value)
+
+
+def _records(connection: Connection, rows: Collection[Row[Any]]) -> list[Record]:
+    tasks, numbers = {row.task for row in rows}, {row.version for row in rows}
+    states: dict[Number, list[AliasState]] = {}
+    marks: dict[Number, dict[str, str]] = {}
+    pointing = select(aliases).where(aliases.c.task.in_(tasks), aliases.c.version.in_(numbers))
+    for row in connection.execute(pointing.order_by(aliases.c.alias)):
+        state = AliasState(row.alias, str(row.seq), row.set_time_ns)
+        states.setdefault((row.task, row.version), []).append(state)
+    marked = select(tags).where(tags.c.task.in_(tasks), tags.c.version.in_(numbers)).order_by(tags.c.key)
+    for row in connection.execute(marked):
+        marks.setdefault((row.task, row.version), {})[row.key] = row.value
+    return [_record(row, states, marks) for row in rows]
+
+
+def _record(row: Row[Any], states: Mapping[Number, list[AliasState]], marks: Mapping[Number, dict[str, str]]) -> Record:
+    number = (row.task, row.version)
+    return Record(
+        id=VersionId(row.task, row.version, row.content_hash),
+        manifest=Manifest.model_validate_json(row.manifest),
+        size_bytes=row.size_bytes,
+        registered_time_ns=row.registered_time_ns,
+        seq=row.seq,
+        blob=row.blob,
+        by=By(row.registered_by, row.origin),
+        states=tuple(states.get(number, ())),
+        tags=marks.get(number, {}),
+        pin_reason=row.pin_reason if row.pinned else None,
+    )

@@ -1,0 +1,96 @@
+"""Which versions may go, and how their rows do. Packages are removed after their rows, by the registry."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from itertools import islice
+
+from sqlalchemy import Connection, delete, select, update
+
+from lensmount.errors import IncompatibleError, NotFoundError
+from lensmount_server.registry import journal
+from lensmount_server.registry.aliases import history
+from lensmount_server.registry.journal import By, Kind
+from lensmount_server.registry.records import Number, Record, read_record
+from lensmount_server.registry.tables import ALIVE, aliases, blobs, tags, versions
+
+# A rollback of an alias finds at least so many of its earlier versions.
+BACK = 5
+DROPPING = "dropping"
+
+
+def remove_version(connection: Connection, record: Record, by: By, kind: Kind, detail: str = "") -> None:
+    """Take a version away: its row stays, for its number, and its package waits to be removed."""
+    task, version = record.id.task, record.id.version
+    connection.execute(delete(tags).where(tags.c.task == task, tags.c.version == version))
+    gone = update(versions).where(versions.c.task == task, versions.c.version == version)
+    connection.execute(gone.values(deleted_time_ns=time.time_ns()))
+    connection.execute(update(blobs).where(blobs.c.key == record.blob).values(state=DROPPING))
+    journal.write(connection, kind, record.id, by, detail=detail)
+
+
+def check_free(record: Record) -> None:
+    """Raise IncompatibleError for a version that an alias points at or somebody pinned."""
+    where = f"{record.id.task}:{record.id.version}"
+    if record.pin_reason is not None:
+        message, fix = f"it is pinned ({record.pin_reason or 'no reason given'})", f"lensmount adapters unpin {where}"
+    elif record.aliases:
+        message = f"{', '.join(record.aliases)} points at it"
+        fix = f"promote another version first, or delete the task: lensmount adapters delete {record.id.task}"
+    else:
+        return
+    raise IncompatibleError(message, field="version", value=where, fix=fix)
+
+
+def versions_of(connection: Connection, task: str) -> list[Record]:
+    """All versions of a task, oldest first; raises NotFoundError when there is none."""
+    query = select(versions.c.version).where(versions.c.task == task, ALIVE).order_by(versions.c.version)
+    found = [read_record(connection, task, version) for version in connection.execute(query).scalars()]
+    if not found:
+        fix = "list what there is with `lensmount adapters list`"
+        raise NotFoundError("no such task", field="task", value=task, fix=fix)
+    return found
+
+
+def superfluous(connection: Connection, task: str, keep: int, used: Collection[Number]) -> list[Record]:
+    """Versions, of one task or of all (""), that nothing needs, oldest first.
+
+    Not among them: the newest `keep` of each task, what is pinned, what an alias points at, the last BACK versions
+    that it would be rolled back to, and what is `used`.
+    """
+    query = select(versions.c.task, versions.c.version).where(ALIVE, versions.c.pinned == 0)
+    if task:
+        query = query.where(versions.c.task == task)
+    needed = set(used) | _reachable(connection)
+    by_task: dict[str, list[int]] = {}
+    for name, version in connection.execute(query.order_by(versions.c.task, versions.c.version)):
+        by_task.setdefault(name, []).append(version)
+    newest = _newest(connection, keep)
+    return [
+        read_record(connection, name, version)
+        for name, numbers in by_task.items()
+        for version in numbers
+        if (name, version) not in needed and version < newest.get(name, 0)
+    ]
+
+
+def _reachable(connection: Connection) -> set[Number]:
+    """What aliases point at, and what they would be rolled back to."""
+    reached: set[Number] = set()
+    for row in connection.execute(select(aliases)).all():
+        before = (entry.version.version for entry in history(connection, row.seq))
+        reached.add((row.task, row.version))
+        reached |= {(row.task, version) for version in islice(dict.fromkeys(before), BACK)}
+    return reached
+
+
+def _newest(connection: Connection, keep: int) -> dict[str, int]:
+    """The oldest of the newest `keep` versions of each task."""
+    oldest: dict[str, list[int]] = {}
+    query = select(versions.c.task, versions.c.version).where(ALIVE).order_by(versions.c.version.desc())
+    for task, version in connection.execute(query):
+        kept = oldest.setdefault(task, [])
+        if len(kept) < keep:
+            kept.append(version)
+    return {task: kept[-1] for task, kept in oldest.items()}
