@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lensmount.errors import InvalidInputError, LensmountError
-from lensmount_adapters.adapter import fit
+from lensmount_adapters.admission import admit
 from lensmount_adapters.backbones import Backbone
-from lensmount_adapters.package import PREFIX, TENSOR_FILE, read_package
+from lensmount_adapters.package import PREFIX, TENSOR_FILE
 
 Tamper = Callable[[Path], object]
 
@@ -36,10 +36,10 @@ class Kit:
 def complaint(kit: Kit, tmp_path: Path, tamper: Tamper, kind: type[LensmountError] = InvalidInputError) -> str:
     """What is said about the package once it was tampered with; it was right before."""
     folder = Path(shutil.copytree(kit.folder, tmp_path / "package"))
-    fit(read_package(folder), kit.backbone)
+    admit(folder, kit.backbone, lambda *_: None)
     tamper(folder)
     with pytest.raises(LensmountError) as caught:
-        fit(read_package(folder), kit.backbone)
+        admit(folder, kit.backbone, lambda *_: None)
     assert type(caught.value) is kind
     assert caught.value.field
     assert caught.value.fix

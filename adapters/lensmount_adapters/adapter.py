@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from lensmount.errors import IncompatibleError, InvalidInputError
 from lensmount_adapters.backbones import Backbone
-from lensmount_adapters.edits import LoraEdits, drop_unchanged, take_lora
+from lensmount_adapters.edits import LoraEdits, check_unchanged, claim_lora, claim_unchanged, take_lora
+from lensmount_adapters.headers import Entry
 from lensmount_adapters.heads import build_head
-from lensmount_adapters.lora import LoraDelta, merged
+from lensmount_adapters.layout import FIX, Layout
+from lensmount_adapters.lora import LoraConfig, LoraDelta, merged
 from lensmount_adapters.manifest import Manifest
-from lensmount_adapters.package import TENSOR_FILE, Content
-from lensmount_adapters.preprocessing import Preprocessing
-from lensmount_adapters.taking import FIX, FIX_TENSORS, take
+from lensmount_adapters.package import Content
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +72,44 @@ class Adapter:
         yield from self.head.state_dict().values()
 
 
+@dataclass(frozen=True, eq=False)
+class Fitting:
+    """What a package says of its tensors, held against a backbone: every name has its place.
+
+    Shapes, types and ranks are `layout`'s to check, in this order, before an adapter is made.
+    """
+
+    manifest: Manifest
+    lora: LoraConfig | None
+    backbone: Backbone
+    layout: Layout
+    head: nn.Module
+    fork: int
+
+    def adapter(self, tensors: Mapping[str, Tensor], content_hash: str) -> Adapter:
+        """The adapter of these tensors, which are what the layout was told; raises InvalidInputError for values."""
+        check_unchanged(self.backbone, self.layout, tensors)
+        edits = LoraEdits({}, {})
+        if self.lora is not None:
+            edits = take_lora(self.lora, self.backbone, _indices(self.manifest, self.backbone, "lora"), tensors)
+        replaced = {
+            index: {name: _placed(tensors[name], own, self.backbone) for name, own in state.items()}
+            for index, state in _replaced(self.manifest, self.backbone).items()
+        }
+        return Adapter(
+            self.manifest, content_hash, self.fork, edits.low_rank, {**replaced, **edits.merged}, self._head(tensors)
+        )
+
+    def _head(self, tensors: Mapping[str, Tensor]) -> nn.Module:
+        classifier = self.backbone.classifier
+        taken = {
+            name: _placed(tensors[f"{classifier}.{name}"], own, self.backbone)
+            for name, own in self.head.state_dict().items()
+        }
+        self.head.load_state_dict(taken, assign=True)
+        return self.head.eval().requires_grad_(requires_grad=False)
+
+
 def fit(package: Content, backbone: Backbone) -> Adapter:
     """Put a package on a backbone.
 
@@ -79,25 +117,17 @@ def fit(package: Content, backbone: Backbone) -> Adapter:
     """
     manifest = package.manifest
     check_backbone(manifest, backbone)
-    remaining = dict(package.tensors)
-    lora = _take_lora(package, backbone, remaining)
-    replaced = {**_take_replaced(manifest, backbone, remaining), **lora.merged}
-    head = _take_head(manifest, backbone, remaining)
-    if package.lora and package.lora.bias == "all":
-        drop_unchanged(backbone, head.state_dict(), remaining)
-    if remaining:
-        message = "belongs to no edit of task.json and not to the head"
-        raise InvalidInputError(message, field=f"{TENSOR_FILE}: {min(remaining)}", fix=FIX_TENSORS)
-    edited = sorted({*lora.low_rank, *replaced})
-    fork = edited[0] if edited else len(backbone.segments)
-    if manifest.fork != fork:
-        message, fix = f"{fork} follows from the edits", "write the package with `lensmount train`"
-        raise InvalidInputError(message, field="task.json: fork", value=manifest.fork, fix=fix)
-    return Adapter(manifest, package.content_hash, fork, lora.low_rank, replaced, head)
+    check_preprocessing(manifest, backbone)
+    entries = {name: Entry.of(tensor) for name, tensor in package.tensors.items()}
+    fitting = check_names(manifest, package.lora, backbone, entries)
+    fitting.layout.check_shapes()
+    fitting.layout.check_dtypes()
+    fitting.layout.check_ranks()
+    return fitting.adapter(package.tensors, package.content_hash)
 
 
 def check_backbone(manifest: Manifest, backbone: Backbone) -> None:
-    """Raise IncompatibleError unless the adapter was trained on exactly these weights, for a size that they take."""
+    """Raise IncompatibleError unless the adapter was trained on exactly these weights."""
     wanted = manifest.backbone
     if wanted.name != backbone.name:
         message = f"the adapter is for {wanted.name}, this server runs {backbone.name}"
@@ -106,17 +136,49 @@ def check_backbone(manifest: Manifest, backbone: Backbone) -> None:
     if wanted.fingerprint != backbone.fingerprint:
         message = f"other weights: this server's {backbone.name} is {backbone.fingerprint[:12]}…"
         raise IncompatibleError(message, field="task.json: backbone.fingerprint", value=wanted.fingerprint, fix=FIX)
-    size, own = _size(manifest.preprocessing), _size(backbone.preprocessing)
+
+
+def check_preprocessing(manifest: Manifest, backbone: Backbone) -> None:
+    """Raise IncompatibleError unless the adapter was trained on pictures of a size that the backbone takes."""
+    size, own = manifest.preprocessing.size, backbone.preprocessing.size
     if backbone.fixed_size and size != own:
         message = f"{backbone.name} takes pictures of {own} only"
         raise IncompatibleError(message, field="task.json: preprocessing", value=size, fix=FIX)
 
 
-def _size(preprocessing: Preprocessing) -> str:
-    return f"{preprocessing.width}x{preprocessing.height}"
+def check_names(
+    manifest: Manifest, lora: LoraConfig | None, backbone: Backbone, entries: Mapping[str, Entry]
+) -> Fitting:
+    """Give every tensor, by its name in the model, its place.
+
+    Raises InvalidInputError for a segment that the backbone does not have, a fork that does not follow from the
+    edits, a tensor that is missing or belongs to nothing.
+    """
+    layout = Layout(entries)
+    low_rank = _indices(manifest, backbone, "lora")
+    if lora is not None:
+        claim_lora(lora, backbone, low_rank, layout)
+    replaced = _replaced(manifest, backbone)
+    for state in replaced.values():
+        for name, own in state.items():
+            layout.claim(name, own)
+    # On no device: to draw weights that are replaced at once takes time, and moves the global random state.
+    with torch.device("meta"):
+        head = build_head(manifest.head, backbone, len(manifest.labels))
+    for name, own in head.state_dict().items():
+        layout.claim(f"{backbone.classifier}.{name}", own)
+    if lora is not None and lora.bias == "all":
+        claim_unchanged(backbone, head, layout)
+    layout.check_names()
+    fork = min([*low_rank, *replaced], default=len(backbone.segments))
+    if manifest.fork != fork:
+        message, fix = f"{fork} follows from the edits", "write the package with `lensmount train`"
+        raise InvalidInputError(message, field="task.json: fork", value=manifest.fork, fix=fix)
+    return Fitting(manifest, lora, backbone, layout, head, fork)
 
 
-def _segment_indices(manifest: Manifest, backbone: Backbone, kind: str) -> list[int]:
+def _indices(manifest: Manifest, backbone: Backbone, kind: str) -> list[int]:
+    """The segments that are edited in this way."""
     names = [segment.name for segment in backbone.segments]
     for edit in manifest.edits:
         if edit.segment not in names:
@@ -125,32 +187,15 @@ def _segment_indices(manifest: Manifest, backbone: Backbone, kind: str) -> list[
     return sorted(names.index(edit.segment) for edit in manifest.edits if edit.kind == kind)
 
 
-def _take_lora(package: Content, backbone: Backbone, tensors: dict[str, Tensor]) -> LoraEdits:
-    if package.lora is None:
-        return LoraEdits({}, {})
-    return take_lora(package.lora, backbone, _segment_indices(package.manifest, backbone, "lora"), tensors)
-
-
-def _take_replaced(manifest: Manifest, backbone: Backbone, tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
-    indices = _segment_indices(manifest, backbone, "replace")
+def _replaced(manifest: Manifest, backbone: Backbone) -> dict[int, dict[str, Tensor]]:
+    """By segment that is replaced: the model's own tensors that others stand in for, by name."""
+    indices = _indices(manifest, backbone, "replace")
     state = backbone.model.state_dict() if indices else {}
     return {
-        index: {
-            name: take(tensors, name, own, backbone.device)
-            for name, own in state.items()
-            if backbone.segments[index].owns_tensor(name)
-        }
+        index: {name: own for name, own in state.items() if backbone.segments[index].owns_tensor(name)}
         for index in indices
     }
 
 
-def _take_head(manifest: Manifest, backbone: Backbone, tensors: dict[str, Tensor]) -> nn.Module:
-    # On no device: to draw weights that are replaced at once takes time, and moves the global random state.
-    with torch.device("meta"):
-        head = build_head(manifest.head, backbone, len(manifest.labels))
-    taken = {
-        name: take(tensors, f"{backbone.classifier}.{name}", own, backbone.device)
-        for name, own in head.state_dict().items()
-    }
-    head.load_state_dict(taken, assign=True)
-    return head.eval().requires_grad_(requires_grad=False)
+def _placed(tensor: Tensor, own: Tensor, backbone: Backbone) -> Tensor:
+    return tensor.to(backbone.device, torch.float32 if tensor.is_floating_point() else own.dtype)

@@ -6,16 +6,16 @@ colour order, resize, backbone or stale weight shows as different logits.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from lensmount.errors import IncompatibleError, InvalidInputError
+from lensmount_adapters.headers import Entry, read_tensors
 from lensmount_adapters.pictures import Pixels, check_sides
 
 MAX_PICTURES = 16
@@ -38,22 +38,41 @@ def write_golden(folder: Path, golden: Golden) -> None:
     save_file({**tensors, "logits": golden.logits.float().contiguous()}, folder / FILE)
 
 
-def read_golden(folder: Path, labels: int) -> Golden:
-    """Read and check `golden.safetensors`; raises InvalidInputError."""
-    with safe_open(folder / FILE, framework="pt") as file:
-        names = sorted(file.keys())
-        count = len(names) - 1
-        if "logits" not in names or not 1 <= count <= MAX_PICTURES:
-            message, value = f"1 to {MAX_PICTURES} pictures and their logits expected", ", ".join(names[:4])
-            raise InvalidInputError(message, field=FILE, value=value, fix=FIX)
-        tensors = {name: file.get_tensor(name) for name in names}
+def check_golden_names(entries: Mapping[str, Entry]) -> None:
+    """Raise InvalidInputError unless there are logits and as many pictures as there may be."""
+    if "logits" not in entries or not 1 <= len(entries) - 1 <= MAX_PICTURES:
+        message, value = f"1 to {MAX_PICTURES} pictures and their logits expected", ", ".join(list(entries)[:4])
+        raise InvalidInputError(message, field=FILE, value=value, fix=FIX)
+
+
+def check_golden_shapes(entries: Mapping[str, Entry], labels: int) -> None:
+    """Raise InvalidInputError or TooLargeError unless logits are (pictures, labels) and pictures (height, width, 3)."""
+    wanted = (len(entries) - 1, labels)
+    for name, entry in entries.items():
+        field = f"{FILE}: {name}"
+        if name == "logits" and entry.shape != wanted:
+            raise InvalidInputError(f"shape {wanted} expected", field=field, value=entry.shape, fix=FIX)
+        if name != "logits":
+            if len(entry.shape) != 3 or entry.shape[2] != 3:
+                raise InvalidInputError("shape (height, width, 3) expected", field=field, value=entry.shape, fix=FIX)
+            check_sides(entry.shape[1], entry.shape[0], field=field)
+
+
+def check_golden_dtypes(entries: Mapping[str, Entry]) -> None:
+    """Raise InvalidInputError unless logits are F32 and pictures U8."""
+    for name, entry in entries.items():
+        wanted = "F32" if name == "logits" else "U8"
+        if entry.dtype != wanted:
+            raise InvalidInputError(f"{wanted} expected", field=f"{FILE}: {name}", value=entry.dtype, fix=FIX)
+
+
+def read_golden(folder: Path) -> Golden:
+    """Read `golden.safetensors`, whose entries were checked; raises InvalidInputError for NaN or infinity."""
+    tensors = read_tensors(folder / FILE)
     logits = tensors.pop("logits")
-    if logits.dtype != torch.float32 or tuple(logits.shape) != (count, labels):
-        message, value = f"float32 of shape {(count, labels)} expected", f"{logits.dtype} {tuple(logits.shape)}"
-        raise InvalidInputError(message, field=f"{FILE}: logits", value=value, fix=FIX)
     if not bool(torch.isfinite(logits).all()):
         raise InvalidInputError("holds NaN or infinity", field=f"{FILE}: logits", fix=FIX)
-    return Golden(tuple(_pixels(name, tensor) for name, tensor in tensors.items()), logits)
+    return Golden(tuple(tensor.numpy() for tensor in tensors.values()), logits)
 
 
 def compare_logits(golden: Golden, served: Tensor, precision: str) -> float:
@@ -68,12 +87,3 @@ def compare_logits(golden: Golden, served: Tensor, precision: str) -> float:
         fix = "train again with the preprocessing and backbone of this server"
         raise IncompatibleError(message, field="golden check", value=f"{difference:.3g}", fix=fix)
     return difference
-
-
-def _pixels(name: str, tensor: Tensor) -> Pixels:
-    if tensor.dtype != torch.uint8 or tensor.ndim != 3 or tensor.shape[2] != 3:
-        message = "uint8 of shape (height, width, 3) expected"
-        value = f"{tensor.dtype} {tuple(tensor.shape)}"
-        raise InvalidInputError(message, field=f"{FILE}: {name}", value=value, fix=FIX)
-    check_sides(tensor.shape[1], tensor.shape[0], field=f"{FILE}: {name}")
-    return np.ascontiguousarray(tensor.numpy())

@@ -30,8 +30,6 @@ UNSUPPORTED = (
 )  # fmt: skip
 # Initialisations that move a part of the base weights into A and B: wrong on the backbone as it is.
 MOVING_INITIALISATIONS = ("pissa", "olora", "corda", "loftq", "lora_ga")
-FIX = "train the adapter on this backbone, with the rank of adapter_config.json"
-
 
 # PEFT takes any regular expression here. One without repetition can not be made to run for ever.
 Pattern = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.^$|\\]{1,500}$")]
@@ -135,28 +133,17 @@ def merged(model: nn.Module, deltas: Mapping[str, LoraDelta]) -> dict[str, Tenso
     return tensors
 
 
-def check_delta(name: str, module: nn.Module, delta: LoraDelta, rank: int) -> None:
-    """Raise InvalidInputError unless A and B fit the module and the configured rank."""
+def delta_shapes(field: str, module: nn.Module, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The shapes of A and B at this rank; raises InvalidInputError for a module that LoRA can not edit here."""
     if isinstance(module, nn.Conv2d):
         if module.groups != 1 or module.padding_mode != "zeros":
-            message, fix = "LoRA on a grouped convolution is not supported", f"train without {name} in target_modules"
-            raise InvalidInputError(message, field=name, value=f"{module.groups} groups", fix=fix)
-        wanted_a: tuple[int, ...] = (rank, module.in_channels, *module.kernel_size)
-        wanted_b: tuple[int, ...] = (module.out_channels, rank, 1, 1)
-    elif isinstance(module, nn.Linear):
-        wanted_a, wanted_b = (rank, module.in_features), (module.out_features, rank)
-    else:
-        fix = f"train without {name} in target_modules"
-        raise InvalidInputError("LoRA edits Linear and Conv2d only", field=name, value=type(module).__name__, fix=fix)
-    check_shape(f"{name}.lora_A", delta.a, wanted_a)
-    check_shape(f"{name}.lora_B", delta.b, wanted_b)
-
-
-def check_shape(field: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
-    """Raise InvalidInputError unless the tensor is of floating point and of this shape."""
-    if tuple(tensor.shape) != shape or not tensor.is_floating_point():
-        message, value = f"floating point of shape {shape} expected", f"{tensor.dtype} {tuple(tensor.shape)}"
-        raise InvalidInputError(message, field=field, value=value, fix=FIX)
+            message, fix = "LoRA on a grouped convolution is not supported", f"train without {field} in target_modules"
+            raise InvalidInputError(message, field=field, value=f"{module.groups} groups", fix=fix)
+        return (rank, module.in_channels, *module.kernel_size), (module.out_channels, rank, 1, 1)
+    if isinstance(module, nn.Linear):
+        return (rank, module.in_features), (module.out_features, rank)
+    fix = f"train without {field} in target_modules"
+    raise InvalidInputError("LoRA edits Linear and Conv2d only", field=field, value=type(module).__name__, fix=fix)
 
 
 def _pattern(patterns: dict[str, Any], module: str, default: float) -> float:

@@ -14,25 +14,29 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save_file
 from torch import Tensor
 
 from lensmount.errors import IncompatibleError, InvalidInputError, TooLargeError
 from lensmount_adapters.golden import FILE as GOLDEN_FILE
-from lensmount_adapters.golden import Golden, read_golden, write_golden
+from lensmount_adapters.golden import (
+    Golden,
+    check_golden_dtypes,
+    check_golden_names,
+    check_golden_shapes,
+    read_golden,
+    write_golden,
+)
+from lensmount_adapters.headers import Entry, check_header, damage_named, read_entries, read_tensors
 from lensmount_adapters.lora import LoraConfig
 from lensmount_adapters.manifest import Manifest, invalid, parse_manifest
-
-T = TypeVar("T")
 
 MANIFEST_FILE = "task.json"
 CONFIG_FILE = "adapter_config.json"
@@ -50,8 +54,6 @@ MAX_BYTES = {
     GOLDEN_FILE: 64 << 20,
     TENSOR_FILE: 2 << 30,
 }
-MAX_TENSORS = 20_000
-
 
 # What of a package is needed to run it.
 RUN_FILES = (MANIFEST_FILE, CONFIG_FILE, TENSOR_FILE)
@@ -79,18 +81,56 @@ class Package(Content):
     size_bytes: int
 
 
-def read_package(folder: Path) -> Package:
-    """Read and check a package folder; InvalidInputError or TooLargeError names the first fault."""
+@dataclass(frozen=True, eq=False)
+class Described:
+    """What a package says of itself, none of its tensors read; entries by their names in the files."""
+
+    folder: Path
+    manifest: Manifest
+    lora: LoraConfig | None
+    tensors: Mapping[str, Entry]
+    golden: Mapping[str, Entry]
+    size_bytes: int
+
+    def check_golden(self) -> None:
+        """Raise InvalidInputError or TooLargeError for golden pictures or logits by which nothing can be checked."""
+        check_golden_names(self.golden)
+        check_golden_shapes(self.golden, len(self.manifest.labels))
+        check_golden_dtypes(self.golden)
+
+    def read(self, content_hash: str) -> Package:
+        """Read the tensors and the golden pictures, whose entries were checked; raises InvalidInputError."""
+        tensors = _checked(read_tensors(self.folder / TENSOR_FILE))
+        golden = read_golden(self.folder)
+        return Package(self.manifest, self.lora, tensors, content_hash, golden, self.size_bytes)
+
+
+def check_limits(folder: Path) -> None:
+    """Raise unless the folder holds exactly a package's files, none of them, and no header, beyond its limits."""
     check_files(folder)
+    for name in (TENSOR_FILE, GOLDEN_FILE):
+        check_header(folder / name)
+
+
+def describe(folder: Path) -> Described:
+    """Read all of a package but its tensors; raises InvalidInputError for what is no task.json, config or header."""
     manifest = parse_manifest((folder / MANIFEST_FILE).read_bytes())
-    return Package(
+    return Described(
+        folder=folder,
         manifest=manifest,
         lora=_parse_config(manifest, _bytes_of(folder / CONFIG_FILE)),
-        tensors=_readable(TENSOR_FILE, lambda: _read_tensors(folder / TENSOR_FILE)),
-        golden=_readable(GOLDEN_FILE, lambda: read_golden(folder, len(manifest.labels))),
-        content_hash=content_hash(folder),
+        tensors=read_entries(folder / TENSOR_FILE),
+        golden=read_entries(folder / GOLDEN_FILE),
         size_bytes=sum(path.stat().st_size for path in folder.iterdir()),
     )
+
+
+def read_package(folder: Path) -> Package:
+    """Read and check a package folder; InvalidInputError or TooLargeError names the first fault."""
+    check_limits(folder)
+    described = describe(folder)
+    described.check_golden()
+    return described.read(content_hash(folder))
 
 
 def read_content(folder: Path, expected_hash: str) -> Content:
@@ -111,10 +151,12 @@ def read_content(folder: Path, expected_hash: str) -> Content:
         fix = "register the package again, and look at the disk"
         raise IncompatibleError("its package was changed on disk", field="package", value=folder.name, fix=fix)
     manifest = parse_manifest(files[MANIFEST_FILE])
+    with damage_named(TENSOR_FILE):
+        tensors = _checked(load_tensors(files.pop(TENSOR_FILE)))
     return Content(
         manifest=manifest,
         lora=_parse_config(manifest, files.get(CONFIG_FILE)),
-        tensors=_readable(TENSOR_FILE, lambda: _checked(load_tensors(files.pop(TENSOR_FILE)))),
+        tensors=tensors,
         content_hash=expected_hash,
     )
 
@@ -202,46 +244,21 @@ def _parse_config(manifest: Manifest, text: bytes | None) -> LoraConfig | None:
     return config
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    with safe_open(path, framework="pt") as file:
-        names = list(file.keys())
-        _check_count(len(names))
-        # A copy: what safetensors gives is the file itself, mapped into memory.
-        return _checked({name: file.get_tensor(name).clone() for name in names})
-
-
-def _checked(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    _check_count(len(tensors))
-    return {_model_name(name): _finite(name, tensor) for name, tensor in tensors.items()}
-
-
-def _check_count(tensors: int) -> None:
-    if tensors > MAX_TENSORS:
-        message, fix = f"at most {MAX_TENSORS:,} tensors", "train a smaller adapter: fewer segments"
-        raise TooLargeError(message, field=TENSOR_FILE, value=tensors, fix=fix)
-
-
-def _model_name(name: str) -> str:
+def model_name(name: str) -> str:
+    """A tensor's name in the model, from its name in a package; raises InvalidInputError."""
     if not name.startswith(PREFIX):
         raise InvalidInputError(f"names start with {PREFIX}", field=TENSOR_FILE, value=name, fix=FIX)
     return name.removeprefix(PREFIX)
 
 
+def _checked(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {model_name(name): _finite(name, tensor) for name, tensor in tensors.items()}
+
+
 def _finite(name: str, tensor: Tensor) -> Tensor:
-    if tensor.dtype == torch.int64:
-        return tensor
     if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16):
-        message, fix = "float32, float16 or bfloat16 expected", "save the tensor as float32"
-        raise InvalidInputError(message, field=f"{TENSOR_FILE}: {name}", value=tensor.dtype, fix=fix)
+        return tensor  # a count; whatever else it is does not fit any place
     if not bool(torch.isfinite(tensor).all()):
         fix = "train again with a lower learning rate"
         raise InvalidInputError("holds NaN or infinity", field=f"{TENSOR_FILE}: {name}", fix=fix)
     return tensor.float()
-
-
-def _readable(file: str, read: Callable[[], T]) -> T:
-    try:
-        return read()
-    except (SafetensorError, OSError) as error:
-        message = f"not a readable safetensors file: {error}"
-        raise InvalidInputError(message, field=file, fix="send the package again; the file is damaged") from error

@@ -37,6 +37,11 @@ class Preprocessing(BaseModel):
     mean: Triple
     std: tuple[Deviation, Deviation, Deviation]
 
+    @property
+    def size(self) -> str:
+        """Width and height of what the backbone sees, as "224x224"."""
+        return f"{self.width}x{self.height}"
+
     @classmethod
     def from_timm(cls, config: dict[str, Any]) -> Preprocessing:
         """Take over timm's data config (`timm.data.resolve_model_data_config`).

@@ -1,8 +1,9 @@
 """The registration gate: what a package must pass before it may answer a single frame.
 
-The checks run in this order, and the first that fails is the one error that is reported:
-limits, schema, backbone, tensors, warm-up, golden. (The archive's own hash is checked before,
-while it is received; the warm-up is the engine's, through `residency`.)
+The checks run in this order, and the first that fails is the one error that is reported: limits, schema, hash,
+backbone, preprocessing, names, shapes, dtypes, finite, rank (`lensmount_adapters.admission`), warm-up, golden, policy.
+(The archive is held against its own hash before, while it is received; the warm-up is the engine's, through
+`residency`.)
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lensmount_adapters.adapter import Adapter, check_backbone, fit
+from lensmount_adapters.adapter import Adapter
+from lensmount_adapters.admission import Admitted, admit
 from lensmount_adapters.backbones import Backbone
 from lensmount_adapters.golden import Golden, compare_logits
-from lensmount_adapters.manifest import read_manifest
-from lensmount_adapters.package import Package, check_files, read_package
 from lensmount_adapters.pictures import Pixels
+
+__all__ = ["Admitted", "Check", "golden_check", "inspect", "passed"]
 
 Logits = Callable[[Pixels, Adapter], Awaitable[Tensor]]
 
@@ -35,28 +37,15 @@ class Check:
     duration_ms: float
 
 
-@dataclass(frozen=True, eq=False)
-class Admitted:
-    """A package that passed the whole gate, fitted to the backbone."""
-
-    package: Package
-    adapter: Adapter
-
-
 def inspect(folder: Path, backbone: Backbone, checks: list[Check]) -> Admitted:
     """Run every check that needs no engine on an unpacked package; appends to `checks`. Blocks."""
     start = time.perf_counter()
-    check_files(folder)
-    size = sum(path.stat().st_size for path in folder.iterdir())
-    start = passed(checks, "limits", f"{size:,} bytes", start)
-    manifest = read_manifest(folder)
-    start = passed(checks, "schema", f"task {manifest.task}, {len(manifest.labels)} labels", start)
-    check_backbone(manifest, backbone)
-    start = passed(checks, "backbone", f"{backbone.name} {backbone.fingerprint[:12]}", start)
-    package = read_package(folder)
-    adapter = fit(package, backbone)
-    passed(checks, "tensors", f"{len(package.tensors)} tensors, fork {adapter.fork}", start)
-    return Admitted(package, adapter)
+
+    def note(name: str, detail: str) -> None:
+        nonlocal start
+        start = passed(checks, name, detail, start)
+
+    return admit(folder, backbone, note)
 
 
 async def golden_check(admitted: Admitted, logits: Logits, precision: str, checks: list[Check]) -> None:

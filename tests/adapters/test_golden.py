@@ -22,7 +22,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     shots = (*pictures(1, size=(30, 40)), *pictures(9, seed=2), *pictures(3, seed=3, size=(20, 10)))
     logits = torch.randn(len(shots), 4)
     write_golden(tmp_path, Golden(shots, logits))
-    read = read_golden(tmp_path, labels=4)
+    read = read_golden(tmp_path)
     assert torch.equal(read.logits, logits)
     assert len(read.pictures) == 13
     assert all(np.array_equal(*pair) for pair in zip(read.pictures, shots, strict=True))

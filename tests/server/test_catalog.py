@@ -14,6 +14,7 @@ import pytest
 from factories import pictures, random_backbone
 from lensmount.archive import open_archive
 from lensmount.errors import ConflictError, IncompatibleError, LensmountError, NotFoundError
+from lensmount_adapters.admission import STEPS
 from lensmount_adapters.backbones import Backbone
 from lensmount_server.catalog import Catalog, Registration
 from lensmount_server.engine.runtime import Engine
@@ -57,7 +58,7 @@ async def register(catalog: Catalog, folder: Path, alias: str = "") -> Registrat
     async def receive(archive: Path) -> Check:
         with open_archive(folder) as packed:
             await asyncio.to_thread(archive.write_bytes, packed.file.read())
-        return Check("hash", "", 0.0)
+        return Check("upload", "", 0.0)
 
     return await catalog.register(receive, alias)
 
@@ -70,11 +71,8 @@ async def ask(catalog: Catalog, want: Want) -> Answer:
 async def test_a_registered_version_passed_every_check_in_order(catalog: Catalog, kit: Kit) -> None:
     done = await register(catalog, kit.defect[0].folder)
     assert [check.name for check in done.checks] == [
-        "hash",
-        "limits",
-        "schema",
-        "backbone",
-        "tensors",
+        "upload",
+        *STEPS,
         "warm-up",
         "golden",
     ]

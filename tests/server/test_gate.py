@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import tempfile
@@ -17,8 +18,12 @@ from torch import Tensor
 
 from factories import pictures
 from lensmount.errors import IncompatibleError, InvalidInputError, LensmountError, TooLargeError
+from lensmount_adapters import golden as golden_module
+from lensmount_adapters import package as package_module
+from lensmount_adapters.admission import STEPS
 from lensmount_adapters.backbones import Backbone
 from lensmount_adapters.golden import TOLERANCE, Golden, compare_logits, write_golden
+from lensmount_adapters.headers import MAX_HEADER_BYTES
 from lensmount_adapters.package import MAX_BYTES
 from lensmount_adapters.pictures import Pixels
 from lensmount_server.engine.runtime import Engine, Job
@@ -28,7 +33,7 @@ from lensmount_server.mounts import Mounts
 from lensmount_server.scheduler import Scheduler
 from serving import Kit, Version
 
-PASSED = ("limits", "schema", "backbone", "tensors", "golden")
+PASSED = (*STEPS, "golden")
 TENSORS, GOLDEN, TASK, CONFIG = (
     "adapter_model.safetensors", "golden.safetensors", "task.json", "adapter_config.json",
 )  # fmt: skip
@@ -73,37 +78,127 @@ async def test_a_good_package_passes_every_check(folder: Path, kit: Kit) -> None
     assert admitted.adapter.fork == len(kit.backbone.segments) - 3
 
 
-# Each spoils one thing; with all of them from some place on, the first in the gate's order is the one that is told.
+def a_weight(tensors: dict[str, Tensor], side: str) -> str:
+    return next(name for name in tensors if name.endswith(f"lora_{side}.weight"))
+
+
+def with_a(change: Callable[[Tensor], Tensor]) -> Callable[[Path], object]:
+    """Put `change` of the first A in its place."""
+
+    def put(tensors: dict[str, Tensor]) -> None:
+        tensors[a_weight(tensors, "A")] = change(tensors[a_weight(tensors, "A")]).contiguous()
+
+    return lambda folder: edit_tensors(folder / TENSORS, put)
+
+
+# Each spoils one thing; the later ones do not undo the earlier.
 SPOIL: dict[str, Callable[[Path], object]] = {
     "limits": lambda folder: (folder / "README.md").write_bytes(bytes(MAX_BYTES["README.md"] + 1)),
     "schema": lambda folder: edit_json(folder / TASK, lambda task: task.update(labels=[])),
     "backbone": lambda folder: edit_json(folder / TASK, lambda task: task["backbone"].update(fingerprint="0" * 64)),
-    "tensors": lambda folder: edit_tensors(folder / TENSORS, lambda tensors: tensors.popitem()),
+    "preprocessing": lambda folder: edit_json(folder / TASK, lambda task: task["preprocessing"].update(height=96)),
+    "names": lambda folder: edit_tensors(folder / TENSORS, lambda tensors: tensors.pop(a_weight(tensors, "B"))),
+    "shapes": with_a(lambda a: a[:, :-1]),
+    "dtypes": with_a(lambda a: a.double()),
+    "finite": with_a(lambda a: a.index_fill(0, torch.tensor([0]), float("nan"))),
+    "rank": lambda folder: edit_json(folder / CONFIG, lambda config: config.update(r=7)),
     "golden": lambda folder: edit_tensors(folder / GOLDEN, lambda tensors: tensors["logits"].add_(1)),
 }
 TOLD = {
-    "limits": (TooLargeError, "README.md"),
-    "schema": (InvalidInputError, "task.json: labels"),
-    "backbone": (IncompatibleError, "task.json: backbone.fingerprint"),
-    "tensors": (InvalidInputError, TENSORS),
-    "golden": (IncompatibleError, "golden check"),
+    "limits": (TooLargeError, "README.md", "at most 4,194,304 bytes", "4,194,305 bytes"),
+    "schema": (InvalidInputError, "task.json: labels", "at least 1 item", ""),
+    "backbone": (IncompatibleError, "task.json: backbone.fingerprint", "other weights", "0" * 64),
+    "preprocessing": (IncompatibleError, "task.json: preprocessing", "takes pictures of 160x160 only", "160x96"),
+    "names": (InvalidInputError, TENSORS, "A without B", ""),
+    "shapes": (InvalidInputError, TENSORS, "shape (4, 64) expected", "(4, 63)"),
+    "dtypes": (InvalidInputError, TENSORS, "F32 or F16 or BF16 expected", "F64"),
+    "finite": (InvalidInputError, TENSORS, "holds NaN or infinity", ""),
+    "rank": (InvalidInputError, TENSORS, "adapter_config.json says rank 7", "rank 4"),
+    "golden": (IncompatibleError, "golden check", "differ from the trainer's", ""),
 }
+ORDER = tuple(SPOIL)
 
 
-@pytest.mark.parametrize("first", PASSED)
-@pytest.mark.parametrize("others", [False, True])
-async def test_the_first_check_that_fails_is_the_one_error(folder: Path, kit: Kit, first: str, others: bool) -> None:
-    at = PASSED.index(first)
-    for name in PASSED[at:] if others else (first,):
-        SPOIL[name](folder)
-    kind, field = TOLD[first]
+async def told(folder: Path, kit: Kit, first: str) -> list[str]:
+    """The steps that were passed before the one error, which must be that of `first`."""
+    kind, field, message, value = TOLD[first]
     checks: list[Check] = []
-    with pytest.raises(kind) as caught:
+    with pytest.raises(LensmountError) as caught:
         await pass_gate(folder, kit.backbone, checks)
     assert type(caught.value) is kind
     assert caught.value.field.startswith(field)
+    assert message in caught.value.message
+    assert not value or caught.value.value == value
     assert caught.value.fix
-    assert [check.name for check in checks] == list(PASSED[:at])
+    return [check.name for check in checks]
+
+
+@pytest.mark.parametrize("first", ORDER)
+async def test_each_step_has_its_own_error(folder: Path, kit: Kit, first: str) -> None:
+    SPOIL[first](folder)
+    assert await told(folder, kit, first) == list(PASSED[: PASSED.index(first)])
+
+
+@pytest.mark.parametrize(("earlier", "later"), list(itertools.combinations(ORDER, 2)))
+async def test_of_two_faults_the_earlier_is_told(folder: Path, kit: Kit, earlier: str, later: str) -> None:
+    for name in (earlier, later):
+        SPOIL[name](folder)
+    assert await told(folder, kit, earlier) == list(PASSED[: PASSED.index(earlier)])
+
+
+@pytest.mark.parametrize("first", ORDER)
+async def test_of_many_faults_the_first_is_told(folder: Path, kit: Kit, first: str) -> None:
+    for name in ORDER[ORDER.index(first) :]:
+        SPOIL[name](folder)
+    await told(folder, kit, first)
+
+
+# What golden.safetensors must be is asked in the same steps, after the tensors.
+GOLDEN_SPOIL: dict[str, Callable[[dict[str, Tensor]], object]] = {
+    "names": lambda own: [own.pop(name) for name in list(own) if name != "logits"],
+    "shapes": lambda own: own.update(logits=own["logits"][:, :-1].contiguous()),
+    "dtypes": lambda own: own.update(logits=own["logits"].half()),
+    "finite": lambda own: own["logits"].fill_(float("inf")),
+}
+
+
+@pytest.mark.parametrize("step", GOLDEN_SPOIL)
+async def test_golden_pictures_are_looked_at_in_the_same_steps(folder: Path, kit: Kit, step: str) -> None:
+    steps = list(GOLDEN_SPOIL)
+    SPOIL["rank"](folder)
+    for name in reversed(steps[steps.index(step) :]):
+        edit_tensors(folder / GOLDEN, GOLDEN_SPOIL[name])
+    checks: list[Check] = []
+    with pytest.raises(InvalidInputError) as caught:
+        await pass_gate(folder, kit.backbone, checks)
+    assert caught.value.field.startswith(GOLDEN)
+    assert [check.name for check in checks] == list(PASSED[: PASSED.index(step)])
+    SPOIL[step](folder)
+    await told(folder, kit, step)
+
+
+def test_nothing_is_read_that_does_not_fit(folder: Path, kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(*_: object) -> None:
+        pytest.fail("it read tensors")
+
+    monkeypatch.setattr(package_module, "read_tensors", read)
+    monkeypatch.setattr(golden_module, "read_tensors", read)
+    SPOIL["dtypes"](folder)
+    checks: list[Check] = []
+    with pytest.raises(InvalidInputError, match="F64"):
+        inspect(folder, kit.backbone, checks)
+    assert checks[-1].name == "shapes"
+
+
+@pytest.mark.parametrize("file", [TENSORS, GOLDEN])
+def test_a_header_beyond_its_limit_is_not_parsed(folder: Path, kit: Kit, file: str) -> None:
+    body = b" " * (MAX_HEADER_BYTES + 1)
+    (folder / file).write_bytes(len(body).to_bytes(8, "little") + body + bytes(100))
+    SPOIL["schema"](folder)
+    with pytest.raises(TooLargeError, match="a header of at most 8,388,608 bytes") as caught:
+        inspect(folder, kit.backbone, [])
+    assert (caught.value.field, caught.value.value) == (file, "8,388,609 bytes")
+    assert caught.value.fix
 
 
 async def test_another_model_is_named(folder: Path, kit: Kit) -> None:

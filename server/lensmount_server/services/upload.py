@@ -57,4 +57,4 @@ async def receive_archive(requests: Requests, header: adapters_pb2.RegisterAdapt
     if digest.hexdigest() != header.sha256:
         fix = "send it again; it was damaged on the way"
         raise InvalidInputError("the hash does not fit", field="header.sha256", value=header.sha256, fix=fix)
-    return Check("hash", f"SHA-256 of {size:,} bytes", (time.perf_counter() - start) * 1e3)
+    return Check("upload", f"SHA-256 of {size:,} bytes", (time.perf_counter() - start) * 1e3)

@@ -78,9 +78,9 @@ DORA: dict[str, Case] = {
         in_json(CONFIG_FILE, "use_dora", value=False),
         "lora_magnitude_vector: given, and adapter_config.json says use_dora=False",
     ),
-    "too few": (tensor(LENGTHS, lambda t: t[:5]), rf"{LENGTHS}: floating point of shape \(192,\) expected .*\(5,\)"),
+    "too few": (tensor(LENGTHS, lambda t: t[:5]), rf"{LENGTHS}: shape \(192,\) expected .*\(5,\)"),
     "of a convolution": (tensor(LENGTHS, lambda t: t.view(1, -1, 1, 1)), rf"{LENGTHS}: .*\(192,\) expected"),
-    "whole numbers": (tensor(LENGTHS, of_type(torch.int64)), rf"{LENGTHS}: floating point .*got torch.int64"),
+    "whole numbers": (tensor(LENGTHS, of_type(torch.int64)), rf"{LENGTHS}: F32 or F16 or BF16 expected .got I64"),
     "NaN": (tensor(LENGTHS, with_first(NAN)), f"{LENGTHS}: holds NaN or infinity"),
     "under both names": (
         added(blocks__5__attn__qkv__lora_magnitude_vector__weight=torch.ones(192)),
@@ -122,7 +122,7 @@ def test_dora_on_a_depthwise_convolution(tmp_path: Path) -> None:
 TRAINED: dict[str, Case] = {
     "missing": (removed(f"{PREFIX}{QKV}.base_layer.bias"), f"{QKV}.base_layer.bias: missing, and .*bias=lora_only"),
     "not asked for": (in_json(CONFIG_FILE, "bias", value="none"), "base_layer.bias: given, and .*says bias=none"),
-    "too few": (tensor(f"{QKV}.base_layer.bias", lambda t: t[:5]), r"base_layer.bias: floating .*\(192,\) expected"),
+    "too few": (tensor(f"{QKV}.base_layer.bias", lambda t: t[:5]), r"base_layer.bias: shape \(192,\) expected"),
     "NaN": (tensor(f"{QKV}.base_layer.bias", with_first(NAN)), f"{QKV}.base_layer.bias: holds NaN"),
     "of a norm": (added(blocks__5__norm1__bias=torch.ones(64)), "blocks.5.norm1.bias: belongs to no edit"),
     "under its first name": (added(blocks__5__attn__qkv__bias=torch.ones(192)), f"{QKV}.bias: belongs to no edit"),
@@ -156,7 +156,10 @@ EVERY: dict[str, Case] = {
     "of a norm, too few": (tensor("blocks.5.norm1.bias", lambda t: t[:5]), r"norm1.bias: .*\(64,\) expected"),
     "of a norm, not asked for": (in_json(CONFIG_FILE, "bias", value="lora_only"), "no LoRA tensor for this segment"),
     "in a segment that is not edited": (
-        in_json(MANIFEST_FILE, "edits", value=[{"segment": "blocks.5", "kind": "lora"}]),
+        both(
+            in_json(MANIFEST_FILE, "edits", value=[{"segment": "blocks.5", "kind": "lora"}]),
+            in_json(MANIFEST_FILE, "fork", value=6),
+        ),
         r"blocks\.0\.attn\.proj\.bias: a bias in no segment that task\.json edits must be the backbone's own",
     ),
     "of the head, another": (
@@ -166,6 +169,14 @@ EVERY: dict[str, Case] = {
     "of the head, a weight": (
         added(head__modules_to_save__weight=torch.ones(3, 64)),
         "head.modules_to_save.weight: belongs to no edit",
+    ),
+    "that the head replaced, huge": (
+        added(head__original_module__bias=torch.ones(70_000)),
+        r"head.original_module.bias: one row of at most 65,536 numbers expected .got \(70000,\)",
+    ),
+    "that the head replaced, whole": (
+        added(head__original_module__bias=torch.ones(3, dtype=torch.int64)),
+        "head.original_module.bias: F32 or F16 or BF16 expected .got I64",
     ),
     "of nothing": (added(blocks__9__norm1__bias=torch.ones(64)), "blocks.9.norm1.bias: belongs to no edit"),
     "a norm's weight": (added(blocks__5__norm1__weight=torch.ones(64)), "blocks.5.norm1.weight: belongs to no edit"),

@@ -26,15 +26,15 @@ GOLDEN: dict[str, tuple[Tamper, str]] = {
     ),
     "one picture more": (
         in_tensors(lambda own: own.update(more=own["picture.00"].clone()), GOLDEN_FILE),
-        r"logits: float32 of shape \(3, 3\) expected",
+        r"logits: shape \(3, 3\) expected",
     ),
     "logits for other labels": (
         in_tensors(lambda own: own.update(logits=own["logits"][:, :2]), GOLDEN_FILE),
-        r"logits: float32 of shape \(2, 3\) expected \(got torch\.float32 \(2, 2\)\)",
+        r"logits: shape \(2, 3\) expected \(got \(2, 2\)\)",
     ),
     "logits of half precision": (
         in_tensors(lambda own: own.update(logits=own["logits"].half()), GOLDEN_FILE),
-        "logits: float32 of shape",
+        "logits: F32 expected .got F16",
     ),
     "NaN logits": (
         in_tensors(lambda own: own.update(logits=own["logits"] * NAN), GOLDEN_FILE),
@@ -42,11 +42,11 @@ GOLDEN: dict[str, tuple[Tamper, str]] = {
     ),
     "grey pictures": (
         in_tensors(lambda own: own.update({"picture.00": own["picture.00"][:, :, 0]}), GOLDEN_FILE),
-        r"picture\.00: uint8 of shape \(height, width, 3\) expected",
+        r"picture\.00: shape \(height, width, 3\) expected .*got \(90, 120\)",
     ),
     "float pictures": (
         in_tensors(lambda own: own.update({"picture.00": own["picture.00"].float()}), GOLDEN_FILE),
-        r"picture\.00: uint8 of shape .*got torch.float32",
+        r"picture\.00: U8 expected .got F32",
     ),
     "a picture without pixels": (
         in_tensors(lambda own: own.update({"picture.00": own["picture.00"][:0]}), GOLDEN_FILE),

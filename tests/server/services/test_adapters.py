@@ -17,6 +17,7 @@ from lensmount.errors import (
     UnimplementedError,
 )
 from lensmount.v1 import adapters_pb2, common_pb2
+from lensmount_adapters.admission import STEPS
 from lensmount_server.services.upload import MAX_ARCHIVE_BYTES
 from serving import Kit, Served, Version, kept, refused
 
@@ -59,7 +60,7 @@ async def test_a_registered_version_says_what_its_package_says(server: Served, k
     assert adapter.backbone_fingerprint == kit.backbone.fingerprint
     assert (adapter.fork, adapter.strategy, adapter.multi_label) == (manifest.fork, "test", False)
     assert adapter.size_bytes > 0
-    names = ["hash", "limits", "schema", "backbone", "tensors", "warm-up", "golden"]
+    names = ["upload", *STEPS, "warm-up", "golden"]
     assert [check.name for check in answer.checks] == names
     assert all(check.detail for check in answer.checks)
     assert not answer.already_registered
