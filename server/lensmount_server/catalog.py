@@ -13,7 +13,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -21,12 +21,12 @@ from lensmount.errors import ConflictError
 from lensmount_adapters.adapter import Adapter, fit
 from lensmount_adapters.package import read_content
 from lensmount_adapters.preprocessing import Preprocessing
-from lensmount_server.admission import Admission, Receive, Registration, Request
 from lensmount_server.firsts import FirstAnswers
 from lensmount_server.following import Follower
 from lensmount_server.frames import Answer, Frame, VersionId, Want
 from lensmount_server.mounts import ColdError, Leases, Mounted, Mounts
 from lensmount_server.policy import Policy
+from lensmount_server.registrar import Receive, Registrar, Registration, Request
 from lensmount_server.registry import By, Change, Expected, Registry
 from lensmount_server.residency import Residency
 from lensmount_server.scheduler import Scheduler
@@ -68,7 +68,7 @@ class Catalog:
         self.residency = Residency(mounts.hot, engine, self._read, engine.backbone.device)
         self.follower = Follower(registry, mounts, self.residency)
         self._firsts = FirstAnswers(self.follower.tell_first_answer)
-        self._admission = Admission(registry, self.residency, scheduler, policy or Policy())
+        self._registrar = Registrar(registry, self.residency, scheduler, policy or Policy())
 
     async def load_aliases(self) -> None:
         """Learn what every alias points at, and follow that. An adapter is loaded when a stream or frame asks for it."""
@@ -92,7 +92,7 @@ class Catalog:
         """
         return await self._finish(self._register(receive, alias, request or Request()))
 
-    async def promote(  # noqa: PLR0913 - all that can be said of a promotion
+    async def promote(
         self,
         task: str,
         alias: str,
@@ -115,7 +115,7 @@ class Catalog:
 
         return await _first_answer(await self._finish(switch()), patience_s)
 
-    async def roll_back(  # noqa: PLR0913
+    async def roll_back(
         self,
         task: str,
         alias: str,
@@ -186,7 +186,7 @@ class Catalog:
         return await asyncio.shield(begun)
 
     async def _register(self, receive: Receive, alias: str, request: Request) -> Registration:
-        done = await self._admission.admit(receive, request)
+        done = await self._registrar.register(receive, request)
         self.follower.kick()
         if not alias or request.validate_only:
             return done

@@ -173,10 +173,10 @@ class Registry:
             kind = Kind.UNPINNED if reason is None else Kind.PINNED
             journal.write(connection, kind, identity, by, detail=reason or "")
 
-    def refuse(self, task: str, content: str, error: LensmountError, by: By = NOBODY) -> None:
+    def refuse(self, task: str, error: LensmountError, by: By = NOBODY) -> None:
         """Write down that a package was refused, and why."""
         with self._database.writing() as connection:
-            journal.write(connection, Kind.REFUSED, VersionId(task[:64], 0, content), by, detail=str(error))
+            journal.write(connection, Kind.REFUSED, VersionId(task, 0, ""), by, detail=str(error))
             journal.forget_idle(connection)
 
     def get(self, task: str, version: int) -> Record:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from lensmount.errors import LensmountError, UnavailableError
 from lensmount_adapters.archive import unpack
+from lensmount_adapters.manifest import read_manifest
 from lensmount_adapters.package import Package
 from lensmount_server.frames import VersionId
 from lensmount_server.gate import Admitted, Check, golden_check, inspect, passed
@@ -48,8 +49,8 @@ class Registration:
     is_new: bool
 
 
-class Admission:
-    """Admits packages to a registry."""
+class Registrar:
+    """Registers packages."""
 
     def __init__(self, registry: Registry, residency: Residency, scheduler: Scheduler, policy: Policy) -> None:
         self._registry = registry
@@ -57,16 +58,16 @@ class Admission:
         self._scheduler = scheduler
         self._policy = policy
 
-    async def admit(self, receive: Receive, request: Request) -> Registration:
+    async def register(self, receive: Receive, request: Request) -> Registration:
         """Take an upload through the gate into the registry. Raises the first check's error; nothing is kept then."""
         with self._registry.staging() as staging:
             archive, folder = staging / "upload.zip", staging / "package"
-            checks = [await receive(archive)]
             try:
+                checks = [await receive(archive)]
                 return await self._check(archive, folder, checks, request)
             except LensmountError as error:
                 with suppress(UnavailableError):
-                    await asyncio.to_thread(self._registry.refuse, _task_of(folder), checks[0].detail, error, request.by)
+                    await asyncio.to_thread(self._registry.refuse, _task_of(folder), error, request.by)
                 raise
 
     async def _check(self, archive: Path, folder: Path, checks: list[Check], request: Request) -> Registration:
@@ -97,3 +98,11 @@ class Admission:
             return known, False
         identity = VersionId(package.manifest.task, 0, package.content_hash)
         return Record(identity, package.manifest, package.size_bytes, 0, 0, "", By()), True
+
+
+def _task_of(folder: Path) -> str:
+    """The task that an unpacked package says it is for; "" where it does not say."""
+    try:
+        return read_manifest(folder).task
+    except (LensmountError, OSError):
+        return ""
