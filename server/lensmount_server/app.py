@@ -86,7 +86,7 @@ async def running(config: ServeConfig, zygote: Zygote | None = None) -> AsyncIte
     """
     host, port = config.host_port
     async with AsyncExitStack() as stack:
-        registry = Registry(config.data_dir)
+        registry = Registry(config.data_dir, config.places)
         stack.callback(registry.close)
         pool = WorkerPool(zygote, PoolOptions(most=config.decode_workers))  # loads beside the backbone
         stack.push_async_callback(pool.close)
@@ -96,10 +96,11 @@ async def running(config: ServeConfig, zygote: Zygote | None = None) -> AsyncIte
         stack.callback(engine.close)
         scheduler = Scheduler(engine, mounts)
         stack.push_async_callback(scheduler.close)
-        catalog = Catalog(registry, mounts, scheduler)
+        catalog = Catalog(registry, mounts, scheduler, config.policy, config.keep_versions)
         stack.push_async_callback(catalog.close)
         await catalog.load_aliases()
         hub = Hub()
+        catalog.follower.on_gone = hub.end_task
         store = SourceStore(config.data_dir / "sources.json")
         options = SourceOptions(addresses=config.addresses)
         sources = SourceManager(catalog, hub, pool, options, pin=catalog.pinned, store=store)

@@ -13,11 +13,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, suppress
+from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
-from lensmount.errors import ConflictError
+from lensmount.errors import ConflictError, NotFoundError
 from lensmount_adapters.adapter import Adapter, fit
 from lensmount_adapters.package import read_content
 from lensmount_adapters.preprocessing import Preprocessing
@@ -26,8 +27,8 @@ from lensmount_server.following import Follower
 from lensmount_server.frames import Answer, Frame, VersionId, Want
 from lensmount_server.mounts import ColdError, Leases, Mounted, Mounts
 from lensmount_server.policy import Policy
-from lensmount_server.registrar import Receive, Registrar, Registration, Request
-from lensmount_server.registry import By, Change, Expected, Registry
+from lensmount_server.registrar import Promotion, Receive, Registrar, Registration, Request
+from lensmount_server.registry import NOBODY, By, Change, Collected, Expected, Registry
 from lensmount_server.residency import Residency
 from lensmount_server.scheduler import Scheduler
 from lensmount_server.scheduling import ANY_TIME, Terms
@@ -37,30 +38,20 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 ANYTHING = Expected()
-NOBODY = By()
-
-
-@dataclass(frozen=True)
-class Promotion:
-    """An alias that was set: from `previous` (0: none) to `version`, within `switch_ms`.
-
-    `first_answer_ms` is the time to the first frame that it answered; None when none was waited for, or came.
-    """
-
-    task: str
-    alias: str
-    version: int
-    previous: int
-    switch_ms: float
-    etag: str
-    first_answer_ms: float | None = None
 
 
 class Catalog:
-    """The adapters of this server; lives on the event loop, works on disk in threads."""
+    """The adapters of this server; lives on the event loop, works on disk in threads.
 
-    def __init__(self, registry: Registry, mounts: Mounts, scheduler: Scheduler, policy: Policy | None = None) -> None:
+    `policy` is what a package's own metrics must reach; where `keep` is given, versions beyond so many of the newest
+    are collected after each registration.
+    """
+
+    def __init__(
+        self, registry: Registry, mounts: Mounts, scheduler: Scheduler, policy: Policy | None = None, keep: int = 0
+    ) -> None:
         self.registry = registry
+        self._keep = keep
         self._mounts = mounts
         self._scheduler = scheduler
         self._begun: set[asyncio.Task[Any]] = set()
@@ -71,7 +62,7 @@ class Catalog:
         self._registrar = Registrar(registry, self.residency, scheduler, policy or Policy())
 
     async def load_aliases(self) -> None:
-        """Learn what every alias points at, and follow that. An adapter is loaded when a stream or frame asks for it."""
+        """Learn what every alias points at, and follow that. Nothing is loaded before somebody asks for it."""
         await self.follower.start()
         backbone = self._scheduler.engine.backbone
         foreign = await asyncio.to_thread(self.registry.foreign, backbone.fingerprint)
@@ -139,8 +130,25 @@ class Catalog:
 
         return await _first_answer(await self._finish(switch()), patience_s)
 
+    async def change(self, write: Callable[..., T], *what: Any) -> T:
+        """Change the registry in a thread, to the end, and have the change take effect here. Raises as `write` does."""
+
+        async def written() -> T:
+            done = await asyncio.to_thread(write, *what)
+            await self.follower.catch_up()
+            return done
+
+        return await self._finish(written())
+
+    async def collect(self, keep: int, task: str = "", by: By = NOBODY, *, dry_run: bool = False) -> Collected:
+        """Delete versions that nothing needs, streams of this server included; see `Registry.collect`."""
+        for number in self._mounts.hot.pinned:
+            with suppress(NotFoundError):
+                await self.follower.note([number])
+        return await self.change(partial(self.registry.collect, keep, task, by, dry_run=dry_run))
+
     async def note_use(self, wants: Sequence[Want]) -> None:
-        """Have no server on this registry collect the versions that a stream asks for by number. Raises NotFoundError."""
+        """Have no server collect the versions that a stream asks for by number. Raises NotFoundError."""
         await self.follower.note({(want.task, want.version) for want in wants if want.version})
 
     async def ensure(self, wants: Sequence[Want]) -> list[Mounted]:
@@ -188,11 +196,13 @@ class Catalog:
     async def _register(self, receive: Receive, alias: str, request: Request) -> Registration:
         done = await self._registrar.register(receive, request)
         self.follower.kick()
+        if self._keep and done.is_new and not request.validate_only:
+            await self.collect(self._keep, done.record.id.task, By(origin="--keep-versions"))
         if not alias or request.validate_only:
             return done
         task, version = done.record.id.task, done.record.id.version
-        await self.promote(task, alias, version, by=request.by)
-        return replace(done, record=await asyncio.to_thread(self.registry.get, task, version))
+        promotion = await self.promote(task, alias, version, by=request.by)
+        return replace(done, record=await asyncio.to_thread(self.registry.get, task, version), promotion=promotion)
 
     async def _switch(
         self, version: VersionId, alias: str, start: float, write: Callable[..., Change], *what: Any

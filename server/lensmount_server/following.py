@@ -56,6 +56,7 @@ class Follower:
         self._residency = residency
         self._watchers: set[Watcher] = set()
         self._kicked = asyncio.Event()
+        self._turn_taking = asyncio.Lock()
         self._noted: dict[tuple[str, int], float] = {}
         self._beaten = time.monotonic()
         self._running: asyncio.Task[None] | None = None
@@ -140,18 +141,20 @@ class Follower:
                 await asyncio.wait_for(self._kicked.wait(), POLL_S)
             self._kicked.clear()
             try:
-                await self._catch_up()
+                await self.catch_up()
                 await self._keep_alive()
                 self._recovered()
             except UnavailableError as error:
                 self._fell_behind(error)
                 await asyncio.sleep(POLL_S)
 
-    async def _catch_up(self) -> None:
-        while entries := await asyncio.to_thread(self._registry.since, self.seq, BATCH):
-            await self._apply(entries)
-            self.seq = entries[-1].seq
-            self._wake()
+    async def catch_up(self) -> None:
+        """Apply what was written until now. Raises UnavailableError."""
+        async with self._turn_taking:
+            while entries := await asyncio.to_thread(self._registry.since, self.seq, BATCH):
+                await self._apply(entries)
+                self.seq = entries[-1].seq
+                self._wake()
 
     async def _apply(self, entries: list[Entry]) -> None:
         last = {(entry.version.task, entry.alias): entry for entry in entries if entry.alias}

@@ -24,11 +24,10 @@ from lensmount_server.registry.aliases import Change, Expected
 from lensmount_server.registry.blobs import BlobStore, open_blobs
 from lensmount_server.registry.database import Database, sqlite_url
 from lensmount_server.registry.home import Home
-from lensmount_server.registry.journal import By, Entry, Kind
+from lensmount_server.registry.journal import NOBODY, By, Entry, Kind
 from lensmount_server.registry.records import Filter, Number, Record
 from lensmount_server.registry.tables import blobs, counter, tags, versions
 
-NOBODY = By()
 WRITING, KEPT, DROPPING = "writing", "kept", removing.DROPPING
 
 
@@ -73,6 +72,11 @@ class Registry:
             usage.forget(connection, self._home.server)
         self._database.close()
         self._home.close()
+
+    @property
+    def directory(self) -> Path:
+        """The server's own folder."""
+        return self._home.directory
 
     def staging(self) -> AbstractContextManager[Path]:
         """A folder for an upload, removed afterwards whatever happens."""
