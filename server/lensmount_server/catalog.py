@@ -63,12 +63,12 @@ class Catalog:
 
     async def load_aliases(self) -> None:
         """Learn what every alias points at, and follow that. Nothing is loaded before somebody asks for it."""
-        await self.follower.start()
+        pointed = await self.follower.start()
         backbone = self._scheduler.engine.backbone
         foreign = await asyncio.to_thread(self.registry.foreign, backbone.fingerprint)
         if foreign:
-            what = "%d aliases can not answer: their adapters are for other weights than this server's %s"
-            log.error(what, foreign, backbone.name)
+            what = "%d of %d aliases can not answer: their adapters are for other weights than this server's %s"
+            log.error(what, foreign, pointed, backbone.name)
 
     async def close(self) -> None:
         """Wait for the registrations, promotions and loads under way."""

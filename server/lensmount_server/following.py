@@ -65,16 +65,20 @@ class Follower:
         self.behind_since: float | None = None
         self.on_gone: Callable[[str], None] = lambda _task: None
 
-    async def start(self) -> None:
-        """Learn what every alias points at, without loading anything, and follow from there."""
+    async def start(self) -> int:
+        """Learn what every alias points at, without loading anything, and follow from there; returns how many."""
+        await self.close()
         pointed, self.seq = await asyncio.to_thread(self._registry.pointed)
         self._mounts.replace(pointed)
+        self._ended = False
         self._running = asyncio.create_task(self._run(), name="follow-registry")
         self._running.add_done_callback(_report)
+        return len(pointed)
 
     async def close(self) -> None:
         """Follow no more; watchers end."""
         self._ended = True
+        self._kicked.set()
         self._wake()
         if self._running is not None:
             self._running.cancel()
@@ -136,9 +140,10 @@ class Follower:
             self._watchers.discard(watcher)
 
     async def _run(self) -> None:
-        while True:
+        while not self._ended:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._kicked.wait(), POLL_S)
+                async with asyncio.timeout(POLL_S):
+                    await self._kicked.wait()
             self._kicked.clear()
             try:
                 await self.catch_up()
@@ -183,7 +188,8 @@ class Follower:
 
     async def _load(self, version: VersionId) -> None:
         try:
-            await asyncio.wait_for(self._residency.load(version), MAX_LAG_S)
+            async with asyncio.timeout(MAX_LAG_S):
+                await self._residency.load(version)
         except (LensmountError, TimeoutError) as error:
             log.warning("%s:%d is not in memory yet: %s", version.task, version.version, error or "it takes longer")
 

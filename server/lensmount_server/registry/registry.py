@@ -233,11 +233,9 @@ class Registry:
 
     def folder(self, version: VersionId) -> Path:
         """A local folder with a version's package. Raises NotFoundError or UnavailableError."""
-        record = self.get(version.task, version.version)
-        if record.id != version:
-            fix = "ask again"
-            raise NotFoundError("another content has this number", field="adapter", value=version.content_hash, fix=fix)
-        return self._blobs.get(record.blob)
+        with self._database.reading() as connection:
+            key = records.read_blob(connection, version)
+        return self._blobs.get(key)
 
     def use(self, numbers: Iterable[Number]) -> None:
         """Note that streams here ask for these versions: nobody collects them. Raises NotFoundError."""
