@@ -21,7 +21,7 @@ from lensmount_server.engine.runtime import Engine
 from lensmount_server.frames import Answer, Frame, Still, Want
 from lensmount_server.gate import Check
 from lensmount_server.mounts import Mounts
-from lensmount_server.registry import Registry
+from lensmount_server.registry import Expected, Registry
 from lensmount_server.scheduler import Scheduler
 from serving import CLOSE, PATIENCE_S, Kit, Version, eventually, kept, stored
 
@@ -110,7 +110,7 @@ async def test_a_promotion_answers_from_the_next_frame_on(catalog: Catalog, kit:
         answer = await ask(catalog, Want("defect"))
         assert answer.adapter.version == number
         assert answer.scores == pytest.approx(kit.defect[number - 1].scores(SHOT), abs=CLOSE)
-    done = await catalog.promote("defect", "live", 1, expected=2)
+    done = await catalog.promote("defect", "live", 1, Expected(2))
     assert (done.previous, done.version) == (2, 1)
     assert done.switch_ms > 0
 
@@ -120,7 +120,7 @@ async def test_a_refused_promotion_changes_nothing(catalog: Catalog, kit: Kit) -
         await register(catalog, version.folder)
     await catalog.promote("defect", "live", 1)
     with pytest.raises(ConflictError):
-        await catalog.promote("defect", "live", 2, expected=2)
+        await catalog.promote("defect", "live", 2, Expected(2))
     with pytest.raises(NotFoundError):
         await catalog.promote("defect", "live", 3)
     assert (await ask(catalog, Want("defect"))).adapter.version == 1
