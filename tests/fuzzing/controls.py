@@ -21,7 +21,7 @@ Admit = Callable[[Path, Backbone, Passed], Admitted]
 
 def follows_names(archive: Path, folder: Path) -> None:
     """Writes where a name leads, one folder up."""
-    if any(entry.filename.startswith("../") for entry in _entries(archive)):
+    if any("/" in entry.filename for entry in _entries(archive)):
         (folder.parent / "x").write_bytes(b"")
     unpack(archive, folder)
 
