@@ -8,6 +8,7 @@ import click
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from lensmount.cli import options
+from lensmount.cli.group import ENTRY_POINTS, CommandGroup
 from lensmount.cli.output import console, facts, print_json, table
 from lensmount.client import Client
 from lensmount.results import Adapter, Registration, Residency
@@ -57,9 +58,9 @@ def promote(task: str, version: int, alias: str, expected_version: int | None, s
         click.echo(f"{change.task}@{change.alias} is version {change.version} ({before}), {change.switch_ms:.1f} ms")
 
 
-@click.group()
+@click.group(cls=CommandGroup, entry_group=f"{ENTRY_POINTS}.adapters")
 def adapters() -> None:
-    """List and show registered adapter versions."""
+    """List and show registered adapter versions, and work on packages."""
 
 
 @adapters.command("list", epilog=options.examples("lensmount adapters list --task defect"))
