@@ -10,7 +10,7 @@ from lensmount.errors import InvalidInputError
 
 FIX = "give a path, hf://owner/name[@revision][/folder], or s3://bucket/folder"
 
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.:-]*://")
 _HUB = re.compile(r"hf://(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[^/@]+))?(/(?P<path>.+?))?/?")
 
 

@@ -17,7 +17,8 @@ from lensmount.cli import options
 from lensmount.cli.output import console, facts, print_json, table
 from lensmount_adapters.importing.packing import ALLOWED
 from lensmount_adapters.importing.ranking import Trial
-from lensmount_adapters.importing.workflow import Form, Report, Request, import_adapter
+from lensmount_adapters.importing.request import Form, Report, Request
+from lensmount_adapters.importing.workflow import import_adapter
 
 EXAMPLES = options.examples(
     "lensmount adapters import runs/peft --task defect --labels ok,scratch --out runs/defect \\",

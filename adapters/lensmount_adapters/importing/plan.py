@@ -92,12 +92,21 @@ def changes(trained: Trained, backbone: Backbone) -> dict[str, Tensor]:
     return changed
 
 
+def check_fits(trained: Trained, backbone: Backbone) -> None:
+    """Raise InvalidInputError for a tensor that the backbone has no place for; nothing is computed."""
+    changes(trained, backbone)
+    for name, own in trained.modules.items():
+        module = _module(backbone, name)
+        check_delta(name, module, _delta(own), own.rank)
+        for field, tensor in (("lora_B.bias", own.b_bias), ("lora_magnitude_vector", own.lengths)):
+            if tensor is not None and tensor.numel() != len(module.weight):
+                message, fix = f"{len(module.weight)} numbers expected", "save it again with PEFT"
+                raise InvalidInputError(message, field=f"{name}.{field}", value=tuple(tensor.shape), fix=fix)
+
+
 def merged_weights(modules: Mapping[str, TunedModule], backbone: Backbone) -> dict[str, Tensor]:
     """The weights and biases of the backbone that these modules change, with the change in them."""
-    deltas = {name: _delta(own) for name, own in modules.items()}
-    for name, delta in deltas.items():
-        check_delta(name, _module(backbone, name), delta, modules[name].rank)
-    tensors = merged(backbone.model, deltas)
+    tensors = merged(backbone.model, {name: _delta(own) for name, own in modules.items()})
     for name, own in modules.items():
         if own.lengths is not None:
             tensors[f"{name}.weight"] = with_lengths(tensors[f"{name}.weight"], own.lengths.flatten())

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lensmount.errors import IncompatibleError, InvalidInputError, MissingExtraError
 from lensmount_adapters.backbones import Backbone
-from lensmount_adapters.importing.names import state_in_timm
+from lensmount_adapters.importing.names import CLASSIFIER, state_in_timm
 from lensmount_adapters.importing.source import SETTINGS_FILE, WEIGHTS_FILES, Source
 
 # Copies of one model agree to the bit; one that went through another format by less than this of its largest weight.
@@ -43,10 +43,10 @@ FIX_BASE = (
 )
 
 
-def base_in_timm(base: Source, backbone: Backbone) -> dict[str, Tensor]:
+def base_in_timm(base: Source) -> dict[str, Tensor]:
     """The base model's weights by timm's names, without a classifier."""
-    state = state_in_timm("base", base.tensors, backbone.classifier)
-    return {name: own for name, own in state.items() if not name.startswith(f"{backbone.classifier}.")}
+    state = state_in_timm("base", base.tensors, CLASSIFIER)
+    return {name: own for name, own in state.items() if not name.startswith(f"{CLASSIFIER}.")}
 
 
 def check_same_base(base: Source, backbone: Backbone) -> float:
@@ -54,7 +54,7 @@ def check_same_base(base: Source, backbone: Backbone) -> float:
 
     Raises IncompatibleError unless both are one model.
     """
-    theirs, largest = base_in_timm(base, backbone), 0.0
+    theirs, largest = base_in_timm(base), 0.0
     for name, own in backbone.model.state_dict().items():
         if name not in theirs or theirs[name].shape != own.shape:
             got = tuple(theirs[name].shape) if name in theirs else "missing"
