@@ -120,7 +120,7 @@ class _Bars:
 
     def __init__(self, shown: Console) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        self._display = Progress(*columns, console=shown, transient=True)
+        self._display = Progress(*columns, console=shown, transient=True, disable=not shown.is_terminal)
 
     def __enter__(self) -> Self:
         self._display.start()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,9 @@ def file_hash(path: Path) -> str:
 
 
 def _unpickled(path: Path) -> dict[str, Tensor]:
-    found = _load(path, lambda file: torch.load(file, map_location="cpu", weights_only=True))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what torch thinks of a pickle; either it is tensors or it is refused
+        found = _load(path, lambda file: torch.load(file, map_location="cpu", weights_only=True))
     for nest in NESTS:
         if isinstance(found, Mapping) and isinstance(found.get(nest), Mapping):
             found = found[nest]
