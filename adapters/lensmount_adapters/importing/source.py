@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from lensmount.errors import InvalidInputError
-from lensmount_adapters.importing.names import CLASSIFIER, in_timm
+from lensmount_adapters.importing.names import in_timm
 from lensmount_adapters.importing.peft_file import PeftFile, read_peft, tensor_file
 from lensmount_adapters.importing.reading import PICKLED, file_hash, read_json, read_tensors
 from lensmount_adapters.package import CONFIG_FILE, MANIFEST_FILE
@@ -55,17 +55,12 @@ def read_source(path: Path) -> Source:
     _check_architecture(settings)
     weights = _weights_of(path)
     tensors = read_tensors(weights)
-    return Source(tensors, settings, processor, None, _is_vit(_bodies(tensors)), file_hash(weights))
+    return Source(tensors, settings, processor, None, _is_vit(tensors), file_hash(weights))
 
 
 def _is_vit(names: Iterable[str]) -> bool:
-    """Whether all of these are of a Hugging Face ViT, and one says so by itself."""
-    places = [in_timm(name) for name in names]
-    return bool(places) and all(places)
-
-
-def _bodies(tensors: Iterable[str]) -> list[str]:
-    return [name for name in tensors if not name.startswith((CLASSIFIER, "pooler.", "vit.pooler."))]
+    """Whether these are names of a Hugging Face ViT; no model of timm's shares one of them."""
+    return any(in_timm(name) for name in names)
 
 
 def _optional(path: Path, name: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from lensmount.errors import IncompatibleError, InvalidInputError, MissingExtraError
@@ -72,7 +73,10 @@ def check_same_base(base: Source, backbone: Backbone) -> float:
 def check_settings(settings: Mapping[str, Any], backbone: Backbone) -> None:
     """Raise IncompatibleError unless the config of a Hugging Face ViT describes what timm's model computes."""
     model: Any = backbone.model
-    block = model.blocks[0]
+    if not isinstance(model, VisionTransformer):
+        message = "the source is a ViT"
+        raise IncompatibleError(message, field="backbone", value=backbone.name, fix=FIX_BASE)
+    block: Any = model.blocks[0]
     wanted = {
         "hidden_size": model.embed_dim,
         "num_hidden_layers": len(model.blocks),

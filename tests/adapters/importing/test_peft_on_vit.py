@@ -293,8 +293,26 @@ def test_provenance_tells_the_origin(case: Case) -> None:
     assert len(str(settings["base_hash"])) == 64
 
 
+def test_a_backbone_that_is_no_vit_is_refused(case: Case, tmp_path: Path) -> None:
+    case.tuned(["q_proj"])
+    other = random_backbone("test_resnet")
+    save_file(dict(other.model.state_dict()), tmp_path / "resnet.safetensors")
+    with pytest.raises(IncompatibleError, match="the source is a ViT") as caught:
+        case.imported(backbone="test_resnet", weights=tmp_path / "resnet.safetensors")
+    assert (caught.value.field, caught.value.value) == ("backbone", "test_resnet")
+
+
+def test_lora_on_the_classifier_is_refused(case: Case) -> None:
+    case.tuned(["q_proj", "classifier"], modules_to_save=None)
+    with pytest.raises(InvalidInputError, match="no such module") as caught:
+        case.imported()
+    assert (caught.value.field, caught.value.value) == ("target_modules", "classifier")
+    assert "modules_to_save" in caught.value.fix
+
+
 def test_a_module_that_timm_lacks_is_refused(case: Case) -> None:
     case.tuned(["q_proj"])
     rewrite(case.folder / "peft", {r"layers\.0\.attention\.q_proj": "layers.0.attention.gate"})
-    with pytest.raises(InvalidInputError):
+    with pytest.raises(InvalidInputError, match="timm's ViT has no such module") as caught:
         case.imported()
+    assert (caught.value.field, caught.value.value) == ("target_modules", "vit.layers.0.attention.gate")

@@ -48,9 +48,9 @@ def test_queries_and_values_of_vit_tiny(names: dict[str, str], tmp_path: Path) -
     served = torch.stack([answers[frame, adapter.content_hash] for frame in range(len(rows))])
     originals = logits_of(peft, own.normalize(rows))
     assert len(rows) == len(list(shots.iterdir())) == 8
-    assert compare_logits(package.golden, served, "fp32") < 2e-5
-    assert report.difference < 2e-5
-    assert float((served - originals).abs().max() / originals.abs().max()) < 2e-5
+    assert compare_logits(package.golden, served, "fp32") < 5e-5
+    assert report.difference < 5e-5
+    assert float((served - originals).abs().max() / originals.abs().max()) < 5e-5
     base_alone = logits_of(twin(backbone, labels=6), own.normalize(rows))
     assert float((base_alone - originals).abs().max() / originals.abs().max()) > 0.1
     assert np.array_equal(np.asarray(Image.open(shots / "0.jpg").convert("RGB")), package.golden.pictures[0])
