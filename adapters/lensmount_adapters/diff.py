@@ -7,7 +7,7 @@ both change and stand for the same; so what they add to the weight, scale · B A
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -102,6 +102,11 @@ class Diff:
     low_rank: tuple[LowRankChange, ...]
     size_before: int
     size_after: int
+
+    def plain(self) -> dict[str, Any]:
+        """All of it in JSON's types."""
+        metrics = [{**asdict(metric), "difference": metric.difference} for metric in self.metrics]
+        return {**asdict(self), "metrics": metrics}
 
 
 def diff(before: Package, after: Package) -> Diff:

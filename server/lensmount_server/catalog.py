@@ -94,7 +94,7 @@ class Catalog:
     ) -> Promotion:
         """Point an alias at a version: loaded first, then written down, then answering.
 
-        Waits for the first frame that it answers, at most `patience_s`.
+        Where streams follow the alias it waits for the first frame that it answers, at most `patience_s`.
         Raises NotFoundError, ConflictError, or IncompatibleError for a version that can not be loaded.
         """
         start = time.perf_counter()
@@ -104,7 +104,7 @@ class Catalog:
             write = self.registry.set_alias
             return await self._switch(promoted, alias, start, write, task, alias, version, expected, by)
 
-        return await _first_answer(await self._finish(switch()), patience_s)
+        return await self._first_answer(await self._finish(switch()), patience_s)
 
     async def roll_back(
         self,
@@ -128,7 +128,7 @@ class Catalog:
                 raise ConflictError(f"somebody else changed {task}@{alias}", field="etag", value=etag, fix=fix)
             return await self._switch(target.version, alias, start, self.registry.roll_back, target, alias, now, by)
 
-        return await _first_answer(await self._finish(switch()), patience_s)
+        return await self._first_answer(await self._finish(switch()), patience_s)
 
     async def change(self, write: Callable[..., T], *what: Any) -> T:
         """Change the registry in a thread, to the end, and have the change take effect here. Raises as `write` does."""
@@ -223,6 +223,13 @@ class Catalog:
         done = Promotion(version.task, alias, version.version, change.previous, switch_ms, change.etag)
         return done, first
 
+    async def _first_answer(self, done: tuple[Promotion, asyncio.Future[float]], patience_s: float) -> Promotion:
+        promotion, first = done
+        if self._mounts.followed(promotion.task, promotion.alias):
+            await asyncio.wait([first], timeout=patience_s)
+        answered = first.done() and not first.cancelled()
+        return replace(promotion, first_answer_ms=first.result()) if answered else promotion
+
     async def _hold(self, wants: Sequence[Want], held: Leases) -> list[Mounted]:
         """The adapters of `wants`, leased before they are waited for; all that are cold are loaded side by side."""
         versions = [self._mounts.version(want) or await self._identify(want) for want in wants]
@@ -240,9 +247,3 @@ class Catalog:
         """A registered version from the disk; what passed the gate is not checked again if its bytes are the same."""
         folder = self.registry.folder(version)
         return fit(read_content(folder, version.content_hash), self._scheduler.engine.backbone)
-
-
-async def _first_answer(done: tuple[Promotion, asyncio.Future[float]], patience_s: float) -> Promotion:
-    promotion, first = done
-    await asyncio.wait([first], timeout=patience_s)
-    return replace(promotion, first_answer_ms=first.result()) if first.done() and not first.cancelled() else promotion

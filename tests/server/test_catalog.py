@@ -16,11 +16,12 @@ from lensmount.archive import open_archive
 from lensmount.errors import ConflictError, IncompatibleError, LensmountError, NotFoundError
 from lensmount_adapters.admission import STEPS
 from lensmount_adapters.backbones import Backbone
-from lensmount_server.catalog import Catalog, Registration
+from lensmount_server.catalog import Catalog
 from lensmount_server.engine.runtime import Engine
 from lensmount_server.frames import Answer, Frame, Still, Want
 from lensmount_server.gate import Check
 from lensmount_server.mounts import Mounts
+from lensmount_server.registrar import Registration
 from lensmount_server.registry import Expected, Registry
 from lensmount_server.scheduler import Scheduler
 from serving import CLOSE, PATIENCE_S, Kit, Version, eventually, kept, stored

@@ -15,7 +15,7 @@ from lensmount_adapters.dora import with_lengths
 from lensmount_adapters.importing.peft_config import peft_config
 from lensmount_adapters.importing.peft_file import TunedModule
 from lensmount_adapters.importing.trained import Trained
-from lensmount_adapters.lora import MAX_RANK, LoraDelta, check_delta, merged
+from lensmount_adapters.lora import MAX_RANK, LoraDelta, delta_shapes, merged
 from lensmount_adapters.manifest import Edit
 
 FIX_HEAD = "train it with the classifier saved whole: modules_to_save=[…] of PEFT, or the whole checkpoint"
@@ -97,7 +97,12 @@ def check_fits(trained: Trained, backbone: Backbone) -> None:
     changes(trained, backbone)
     for name, own in trained.modules.items():
         module = _module(backbone, name)
-        check_delta(name, module, _delta(own), own.rank)
+        delta = _delta(own)
+        for side, half, shape in zip("AB", (delta.a, delta.b), delta_shapes(name, module, own.rank), strict=True):
+            if tuple(half.shape) != shape:
+                message, fix = f"shape {shape} expected", "give the --backbone that it was trained on"
+                field = f"{name}.lora_{side}.weight"
+                raise InvalidInputError(message, field=field, value=tuple(half.shape), fix=fix)
         for field, tensor in (("lora_B.bias", own.b_bias), ("lora_magnitude_vector", own.lengths)):
             if tensor is not None and tensor.numel() != len(module.weight):
                 message, fix = f"{len(module.weight)} numbers expected", "save it again with PEFT"

@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lensmount.errors import InvalidInputError, TooLargeError
-from lensmount_adapters.package import MAX_BYTES, MAX_TENSORS, TENSOR_FILE
+from lensmount_adapters.headers import MAX_TENSORS
+from lensmount_adapters.package import MAX_BYTES, TENSOR_FILE
 
 PICKLED = (".bin", ".pth", ".pt")
 MAX_FILE_BYTES = MAX_BYTES[TENSOR_FILE]

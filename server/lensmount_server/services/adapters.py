@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from functools import partial
 
-from lensmount.errors import InvalidInputError, UnimplementedError
+from lensmount.errors import InvalidInputError
 from lensmount.v1 import adapters_pb2, adapters_pb2_grpc
+from lensmount_adapters.diff import diff
+from lensmount_adapters.package import read_package
 from lensmount_server.catalog import Catalog
 from lensmount_server.frames import VersionId
 from lensmount_server.registrar import Request
@@ -183,7 +186,8 @@ class AdapterService(adapters_pb2_grpc.AdapterServiceServicer):
         return await asyncio.to_thread(self._registry.resolve, want.task, want.alias)
 
     def _diff(self, before: VersionId, after: VersionId) -> str:
-        raise UnimplementedError("DIFF")
+        found = diff(read_package(self._registry.folder(before)), read_package(self._registry.folder(after)))
+        return json.dumps(found.plain(), ensure_ascii=False)
 
     def _adapter(self, record: Record) -> adapters_pb2.Adapter:
         return convert.adapter(record, self._where(record))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from lensmount.cli import options
 from lensmount.cli.output import console, print_json, table
 from lensmount.errors import LensmountError
 from lensmount_adapters.backbones import load_backbone
-from lensmount_adapters.diff import Diff, diff
+from lensmount_adapters.diff import diff
 from lensmount_adapters.package import Package, read_package
 from lensmount_server.engine.settings import DEVICES, ENGINES, PRECISIONS, EngineSettings
 from lensmount_server.policy import parse_policy
@@ -101,7 +100,7 @@ def diff_(
         model = load_backbone(backbone or packages[0].manifest.backbone.name, weights)
         answers = compare_answers(*packages, model)
     if as_json:
-        print_json({**_plain(found), "answers": answers})
+        print_json({**found.plain(), "answers": answers})
     else:
         show_diff(found, answers)
 
@@ -110,11 +109,6 @@ def read(reference: Path) -> Package:
     """The package that is named; raises InvalidInputError or TooLargeError. Versions of a server are named here too."""
     with unpacked(reference) as folder:
         return read_package(folder)
-
-
-def _plain(found: Diff) -> dict[str, Any]:
-    metrics = [{**asdict(metric), "difference": metric.difference} for metric in found.metrics]
-    return {**asdict(found), "metrics": metrics}
 
 
 def _error(error: LensmountError | None) -> dict[str, str] | None:

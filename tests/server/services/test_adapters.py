@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lensmount.archive import open_archive, upload_messages
+from lensmount.archive import Upload, open_archive, upload_messages
 from lensmount.errors import (
     ConflictError,
     IncompatibleError,
@@ -14,7 +14,6 @@ from lensmount.errors import (
     LensmountError,
     NotFoundError,
     TooLargeError,
-    UnimplementedError,
 )
 from lensmount.v1 import adapters_pb2, common_pb2
 from lensmount_adapters.admission import STEPS
@@ -85,7 +84,7 @@ async def test_a_large_package_in_chunks_of_any_size(server: Served, kit: Kit) -
 
 async def test_the_messages_of_the_client(server: Served, kit: Kit) -> None:
     with open_archive(kit.surface.folder) as archive:
-        answer = await server.adapters.RegisterAdapter(upload(upload_messages(archive, "live")))
+        answer = await server.adapters.RegisterAdapter(upload(upload_messages(archive, Upload("live"))))
     assert answer.adapter.version.task == "surface"
 
 
