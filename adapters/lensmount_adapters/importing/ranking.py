@@ -68,13 +68,14 @@ def choose(trials: Iterator[Trial], max_loss: float, seen: Callable[[Trial], obj
 
     Raises InvalidInputError when no rank is good enough.
     """
-    best = 1.0
+    losses: dict[int, float] = {}
     for trial in trials:
         seen(trial)
-        best = min(best, trial.loss)
+        losses[trial.rank] = trial.loss
         if trial.loss <= max_loss:
             return trial.rank
-    message, fix = f"no rank loses so little; the best loses {best:.4f}", "import it with --as replaced, or allow more"
+    told = ", ".join(f"{rank} loses {loss:.4f}" for rank, loss in losses.items())
+    message, fix = f"no rank loses so little: {told}", "import it with --as replaced, or allow more"
     raise InvalidInputError(message, field="max-loss", value=max_loss, fix=fix)
 
 

@@ -17,11 +17,11 @@ from lensmount_adapters.importing.original import (
 )
 from lensmount_adapters.importing.packing import Description, check_out, describe, pack
 from lensmount_adapters.importing.pictures import Pictures, drawn_pictures, read_pictures
-from lensmount_adapters.importing.plan import plan
+from lensmount_adapters.importing.plan import changes, plan
 from lensmount_adapters.importing.ranking import Trial, accuracy_of, choose, logits_of, truncated, try_ranks
 from lensmount_adapters.importing.request import Progress, Report, Request, Silent
 from lensmount_adapters.importing.trained import Trained
-from lensmount_adapters.importing.truncation import decompose, editable_count
+from lensmount_adapters.importing.truncation import Change, decompose, editable_count
 from lensmount_adapters.package import content_hash
 from lensmount_adapters.preprocessing import Preprocessing
 
@@ -114,11 +114,20 @@ def _truncate(request: Request, case: Case, pictures: Pictures, original: Tensor
         "max_loss": request.max_loss,
         "dropped_tensors": len(change.dropped),
     }
-    notes: tuple[str, ...] = ()
-    if change.dropped:
-        notes = (f"{len(change.dropped)} tensors that LoRA can not carry were dropped, {change.dropped[0]} among them",)
     forward = truncated(trained, case.backbone)
+    notes = _truncation_notes(change, last, case)
     return _Outcome(trained, forward, "imported-truncation", metrics, settings, tuple(trials), notes)
+
+
+def _truncation_notes(change: Change, chosen: Trial, case: Case) -> tuple[str, ...]:
+    notes = []
+    if change.dropped:
+        count, first = len(change.dropped), change.dropped[0]
+        notes.append(f"{count} tensors that LoRA can not carry were dropped, {first} among them")
+    whole = 4 * sum(tensor.numel() for tensor in changes(case.trained, case.backbone).values())
+    if chosen.size_bytes >= whole:
+        notes.append(f"whole segments take {whole / 2**20:.1f} MiB and are exact: --as replaced is the better choice")
+    return tuple(notes)
 
 
 def _counted(trials: Iterator[Trial], progress: Progress) -> Iterator[Trial]:

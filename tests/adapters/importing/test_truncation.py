@@ -148,6 +148,13 @@ def test_sizes_are_those_of_the_tensors(vit: Backbone, tmp_path: Path) -> None:
     assert report.trials[-1].size_bytes == sum(4 * t.numel() for name, t in tensors.items() if "lora_" in name)
 
 
+@pytest.mark.parametrize(("rank", "told"), [(1, False), (None, True)])
+def test_a_rank_that_saves_nothing_is_told(rank: int | None, told: bool, vit: Backbone, tmp_path: Path) -> None:
+    model = tuned(vit, rank, size=0.5)
+    report = imported(model, tmp_path, vit, pictures=folder_of(tmp_path / "shots"), max_loss=0.0)
+    assert any("--as replaced is the better choice" in note for note in report.notes) == told
+
+
 def test_trained_biases_are_carried(vit: Backbone, tmp_path: Path) -> None:
     model = tuned(vit, 2, names="all")
     report = imported(model, tmp_path, vit, pictures=folder_of(tmp_path / "shots"), max_loss=0.0)
@@ -205,7 +212,7 @@ def test_no_rank_is_good_enough() -> None:
         yield from trials
 
     seen: list[Trial] = []
-    with pytest.raises(InvalidInputError, match=r"the best loses 0\.2500") as caught:
+    with pytest.raises(InvalidInputError, match=r"1 loses 0\.5000, 2 loses 0\.2500, 4 loses 0\.3000") as caught:
         choose(tried(), 0.1, seen.append)
     assert (caught.value.field, caught.value.value) == ("max-loss", "0.1")
     assert "--as replaced" in caught.value.fix
