@@ -20,7 +20,6 @@ from typing import Any, TypeVar
 
 from lensmount.errors import ConflictError, NotFoundError
 from lensmount_adapters.adapter import Adapter, fit
-from lensmount_adapters.package import read_content
 from lensmount_adapters.preprocessing import Preprocessing
 from lensmount_server.firsts import FirstAnswers
 from lensmount_server.following import Follower
@@ -245,5 +244,4 @@ class Catalog:
 
     def _read(self, version: VersionId) -> Adapter:
         """A registered version from the disk; what passed the gate is not checked again if its bytes are the same."""
-        folder = self.registry.folder(version)
-        return fit(read_content(folder, version.content_hash), self._scheduler.engine.backbone)
+        return fit(self.registry.read(version), self._scheduler.engine.backbone)

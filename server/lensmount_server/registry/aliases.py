@@ -8,21 +8,22 @@ that is restored went back to: rolling back twice goes back two versions, not to
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Connection, delete, update
+from sqlalchemy import ColumnElement, Connection, Select, delete, literal, select, true, update
 
 from lensmount.errors import ConflictError, NotFoundError
 from lensmount_server.frames import VersionId
-from lensmount_server.registry import journal
+from lensmount_server.registry import journal, tables
 from lensmount_server.registry.journal import By, Entry, Kind
 from lensmount_server.registry.records import no_alias, read_alias, read_identity
-from lensmount_server.registry.tables import aliases
+from lensmount_server.registry.tables import ALIVE, aliases, versions
 
 NO_ETAG = "0"
 # How far a rollback looks back for a version.
 MAX_BACK = 10_000
+EVERY = true()
 
 
 @dataclass(frozen=True)
@@ -97,29 +98,33 @@ def rollback_target(connection: Connection, task: str, alias: str, version: int 
     now = read_alias(connection, task, alias)
     if now is None:
         raise no_alias(task, alias)
-    for entry in history(connection, now.seq):
-        number = entry.version.version
-        if number != now.version and version in (None, number) and _is_there(connection, task, number):
+    mine = (aliases.c.task == task) & (aliases.c.alias == alias)
+    for entry in history(connection, mine).get((task, alias), ()):
+        if entry.version.version != now.version and version in {None, entry.version.version}:
             return entry, Expected(etag=str(now.seq))
     raise _nowhere(task, alias, version)
 
 
-def history(connection: Connection, seq: int) -> Iterator[Entry]:
-    """What an alias that was set by entry `seq` would go back to, step by step."""
-    entry = journal.read_entry(connection, seq)
-    for _ in range(MAX_BACK):
-        entry = journal.read_entry(connection, entry.back) if entry is not None and entry.back else None
-        if entry is None:
-            return
-        yield entry
+def history(connection: Connection, which: ColumnElement[bool] = EVERY) -> dict[tuple[str, str], list[Entry]]:
+    """By task and alias: what the alias would go back to, step by step, as far as that was not deleted."""
+    found: dict[tuple[str, str], list[Entry]] = {}
+    for row in connection.execute(_walk(which)):
+        found.setdefault((row.task, row.of_alias), []).append(journal.entry(row))
+    return found
 
 
-def _is_there(connection: Connection, task: str, version: int) -> bool:
-    try:
-        read_identity(connection, task, version)
-    except NotFoundError:
-        return False
-    return True
+def _walk(which: ColumnElement[bool]) -> Select[Any]:
+    """Entries of the journal from those that set aliases backwards, in one query whatever the number of aliases."""
+    entry = tables.journal
+    first = select(aliases.c.alias.label("of_alias"), entry.c.back.label("at"), literal(1).label("step"))
+    steps = first.join_from(aliases, entry, entry.c.seq == aliases.c.seq).where(which).cte("steps", recursive=True)
+    further = select(steps.c.of_alias, entry.c.back, steps.c.step + 1).join_from(
+        steps, entry, entry.c.seq == steps.c.at
+    )
+    steps = steps.union_all(further.where(steps.c.step < MAX_BACK))
+    there = (versions.c.task == entry.c.task) & (versions.c.version == entry.c.version) & ALIVE
+    every = select(steps.c.of_alias, entry).join_from(steps, entry, entry.c.seq == steps.c.at).join(versions, there)
+    return every.order_by(steps.c.step)
 
 
 def _check(task: str, alias: str, version: int, seq: int, expected: Expected) -> None:

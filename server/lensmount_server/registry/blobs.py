@@ -7,17 +7,19 @@ written here is only looked at through it.
 
 from __future__ import annotations
 
+import errno
 import os
+import secrets
 import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 import fsspec
 
-from lensmount.errors import InvalidInputError, MissingExtraError, NotFoundError, UnavailableError
+from lensmount.errors import InvalidInputError, LensmountError, MissingExtraError, NotFoundError, UnavailableError
 from lensmount_adapters.package import MAX_BYTES
 
 # What is kept on this machine of the packages of an object store.
@@ -31,8 +33,8 @@ class BlobStore(Protocol):
         """Keep a folder, which may be moved away: it is safe when this returns. Raises UnavailableError."""
         ...
 
-    def get(self, key: str) -> Path:
-        """A local folder with what is kept. Raises NotFoundError or UnavailableError."""
+    def get(self, key: str, *, anew: bool = False) -> Path:
+        """A local folder with what is kept; `anew`: no copy from before. Raises NotFoundError or UnavailableError."""
         ...
 
     def remove(self, key: str) -> None:
@@ -47,29 +49,33 @@ class FolderBlobs:
         self._folder = folder
         with _told(str(folder)):
             folder.mkdir(parents=True, exist_ok=True)
+            _sync(folder.parent)
 
     def put(self, key: str, folder: Path) -> None:
         """Move the folder to its place, on the disk when this returns."""
         with _told(str(self._folder)):
-            if folder.stat().st_dev != self._folder.stat().st_dev:
-                folder = Path(shutil.copytree(folder, self._folder / f".{key}"))
-            for path in [*folder.iterdir(), folder]:
-                _sync(path)
-            folder.rename(self._folder / key)
-            _sync(self._folder)
+            place, partial = self._folder / key, self._folder / f".{key}"
+            try:
+                _settle(folder, place)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                _settle(Path(shutil.copytree(folder, partial)), place)  # it lies on another disk
 
-    def get(self, key: str) -> Path:
+    def get(self, key: str, *, anew: bool = False) -> Path:  # noqa: ARG002 - there are no copies
         """Where it lies."""
         if not (self._folder / key).is_dir():
             raise _gone(key, self._folder)
         return self._folder / key
 
     def remove(self, key: str) -> None:
-        """Delete it."""
+        """Delete it: whoever reads it finds it whole or not there."""
+        place, partial = self._folder / key, self._folder / f".{key}"
         with _told(str(self._folder)):
-            for path in (self._folder / key, self._folder / f".{key}"):
-                if path.exists():
-                    shutil.rmtree(path)
+            _delete(partial)
+            with suppress(FileNotFoundError):
+                place.rename(partial)
+            _delete(partial)
 
 
 class ObjectBlobs:
@@ -79,50 +85,68 @@ class ObjectBlobs:
         """Raises InvalidInputError for a store that fsspec does not know, MissingExtraError without its driver."""
         self._address = address
         self._cache = cache
-        self._fetching = threading.Lock()
+        self._copies = threading.Lock()
         self._files, self._root = _opened(address)
-        cache.mkdir(parents=True, exist_ok=True)
+        with _told(str(cache)):
+            cache.mkdir(parents=True, exist_ok=True)
+            for leftover in cache.glob(".*"):
+                _delete(leftover)
 
     def put(self, key: str, folder: Path) -> None:
         """Copy the folder's files into the store."""
-        with _told(self._address):
+        with _driver_told(self._address):
             self._files.makedirs(f"{self._root}/{key}", exist_ok=True)
             for path in sorted(folder.iterdir()):
                 self._files.put_file(str(path), f"{self._root}/{key}/{path.name}")
 
-    def get(self, key: str) -> Path:
+    def get(self, key: str, *, anew: bool = False) -> Path:
         """A copy of it on this machine."""
         local = self._cache / key
-        with self._fetching:
-            if not local.is_dir():
+        with _told(str(self._cache)):
+            if anew or not local.is_dir():
                 self._fetch(key, local)
-            os.utime(local)
-            self._trim(local)
+            with self._copies:
+                os.utime(local)
+                self._trim(local)
         return local
 
     def remove(self, key: str) -> None:
         """Delete it here and there."""
-        with _told(self._address):
-            if self._files.exists(f"{self._root}/{key}"):
-                self._files.rm(f"{self._root}/{key}", recursive=True)
+        where = f"{self._root}/{key}"
+        with _driver_told(self._address):
+            self._files.invalidate_cache()  # other servers write there too
+            with suppress(FileNotFoundError):
+                self._files.rm(where, recursive=True)
+        with self._copies:
             shutil.rmtree(self._cache / key, ignore_errors=True)
 
     def _fetch(self, key: str, local: Path) -> None:
-        partial = self._cache / f".{key}"
-        shutil.rmtree(partial, ignore_errors=True)
-        with _told(self._address):
-            if not self._files.isdir(f"{self._root}/{key}"):
-                raise _gone(key, self._address)
+        """Make a new copy, which takes the place of one that is there."""
+        partial = self._cache / f".{key}-{secrets.token_hex(4)}"
+        try:
             partial.mkdir()
-            for found in self._files.ls(f"{self._root}/{key}", detail=True):
-                name = str(found["name"]).rpartition("/")[2]
-                if name in MAX_BYTES and int(found["size"]) <= MAX_BYTES[name]:
-                    self._files.get_file(found["name"], str(partial / name))
-            partial.rename(local)
+            with _driver_told(self._address):
+                self._download(key, partial)
+            with self._copies:
+                shutil.rmtree(local, ignore_errors=True)
+                partial.rename(local)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def _download(self, key: str, folder: Path) -> None:
+        where = f"{self._root}/{key}"
+        self._files.invalidate_cache()
+        if not self._files.isdir(where):
+            raise _gone(key, self._address)
+        for found in self._files.ls(where, detail=True):
+            name = str(found["name"]).rpartition("/")[2]
+            if name in MAX_BYTES and int(found["size"]) <= MAX_BYTES[name]:
+                self._files.get_file(found["name"], str(folder / name))
 
     def _trim(self, keep: Path) -> None:
         """Delete the copies that were not asked for longest, until the rest is small enough."""
-        copies = sorted((path for path in self._cache.iterdir() if path != keep), key=lambda path: path.stat().st_mtime)
+        whole = [path for path in self._cache.glob("[!.]*") if path != keep]
+        copies = sorted(whole, key=lambda path: path.stat().st_mtime)
         sizes = {path: sum(file.stat().st_size for file in path.iterdir()) for path in [*copies, keep]}
         while copies and sum(sizes.values()) > CACHE_BYTES:
             oldest = copies.pop(0)
@@ -152,6 +176,20 @@ def _opened(address: str) -> tuple[Any, str]:
     return files, str(root).rstrip("/")
 
 
+def _settle(folder: Path, place: Path) -> None:
+    """Have a folder at its place, all of it on the disk."""
+    for path in [*folder.iterdir(), folder]:
+        _sync(path)
+    folder.rename(place)
+    _sync(place.parent)
+
+
+def _delete(folder: Path) -> None:
+    while folder.exists():
+        with suppress(FileNotFoundError):  # another server deletes it too
+            shutil.rmtree(folder)
+
+
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -170,8 +208,20 @@ def _told(where: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        why = error.strerror or str(error) or type(error).__name__
-        fix = "make room, or give the server a place that it may write, and call again"
-        raise UnavailableError(
-            f"packages can not be kept or read: {why}", field="blobs", value=where, fix=fix
-        ) from error
+        raise _not_now(error, where) from error
+
+
+@contextmanager
+def _driver_told(where: str) -> Iterator[None]:
+    try:
+        yield
+    except LensmountError:
+        raise
+    except Exception as error:  # each driver of fsspec has errors of its own
+        raise _not_now(error, where) from error
+
+
+def _not_now(error: Exception, where: str) -> UnavailableError:
+    why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    fix = "make room, or give the server a place that it may write, and call again"
+    return UnavailableError(f"packages can not be kept or read: {why}", field="blobs", value=where, fix=fix)

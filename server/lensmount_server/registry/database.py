@@ -18,13 +18,13 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, select, text, update
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from lensmount.errors import IncompatibleError, InvalidInputError, MissingExtraError, UnavailableError
 from lensmount_server.registry.tables import counter
 
-DIALECTS = ("sqlite", "postgresql")
+DRIVERS = {"sqlite": "sqlite", "postgres": "postgresql+psycopg", "postgresql": "postgresql+psycopg"}
 BUSY_MS = 5000
 EXAMPLE = "postgresql+psycopg://lensmount@db.example/lensmount"
 # Any number that no other program locks: servers that start together change the tables one after the other.
@@ -35,7 +35,7 @@ _FIRST = "0001"
 class Database:
     """Connections for reading and for writing. For any thread."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str | URL) -> None:
         """Open the database and bring its tables to this release.
 
         Raises InvalidInputError for a URL that can not work, UnavailableError, or IncompatibleError for tables of a
@@ -110,9 +110,9 @@ def next_seq(connection: Connection) -> int:
     return int(connection.execute(update(counter).values(seq=counter.c.seq + 1).returning(counter.c.seq)).scalar_one())
 
 
-def sqlite_url(path: Path) -> str:
-    """The URL of a file."""
-    return URL.create("sqlite", database=str(path)).render_as_string()
+def sqlite_url(path: Path) -> URL:
+    """The URL of a file, whatever is in its name."""
+    return URL.create("sqlite", database=str(path))
 
 
 def _upgrade(connection: Connection) -> None:
@@ -131,26 +131,28 @@ def _alembic(connection: Connection | None) -> Config:
     return config
 
 
-def _parsed(url: str) -> URL:
-    fix = f"give {EXAMPLE}, or nothing for a file in the data directory"
+def _parsed(url: str | URL) -> URL:
+    """The URL with the driver that is used here. No error shows more of it than its scheme: it may hold a password."""
     try:
         parsed = make_url(url)
-    except ArgumentError as error:
-        raise InvalidInputError("not a database URL", field="registry", value=url, fix=fix) from error
-    dialect = parsed.get_backend_name()
-    if dialect == "postgres":
-        parsed, dialect = parsed.set(drivername="postgresql"), "postgresql"
-    if dialect not in DIALECTS:
-        raise InvalidInputError("SQLite or PostgreSQL expected", field="registry", value=dialect, fix=fix)
-    return parsed.set(drivername="postgresql+psycopg") if parsed.drivername == "postgresql" else parsed
+        driver = DRIVERS.get(parsed.drivername, parsed.drivername)
+    except (ArgumentError, ValueError):
+        raise _no_url("not a database URL", "") from None
+    if driver not in DRIVERS.values():
+        raise _no_url("SQLite or PostgreSQL expected", driver)
+    if driver == "sqlite" and parsed.database in {None, "", ":memory:"}:
+        raise _no_url("a file expected", driver)
+    return parsed.set(drivername=driver)
+
+
+def _no_url(message: str, value: str) -> InvalidInputError:
+    fix = f"give {EXAMPLE}, or nothing for a file in the data directory"
+    return InvalidInputError(message, field="registry", value=value, fix=fix)
 
 
 def _engine(url: URL) -> Engine:
     try:
         engine = create_engine(url, **_options(url))
-    except NoSuchModuleError as error:
-        fix = f"give {EXAMPLE}"
-        raise InvalidInputError("no such driver", field="registry", value=url.drivername, fix=fix) from error
     except ModuleNotFoundError as error:
         fix = "pip install 'lensmount[postgresql]'"
         raise MissingExtraError(f"the driver {error.name} is not installed", field="registry", fix=fix) from error
@@ -164,7 +166,9 @@ def _options(url: URL) -> dict[str, Any]:
     if url.get_backend_name() == "sqlite":
         return {}
     limits = "-c lock_timeout=5000 -c idle_in_transaction_session_timeout=60000"
-    arguments = {"connect_timeout": 5, "options": limits, "application_name": "lensmount"}
+    # A server that is gone without a word is noticed within ten seconds, not when TCP gives up.
+    alive = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 10_000}
+    arguments = {"connect_timeout": 5, "options": limits, "application_name": "lensmount", **alive}
     return {"pool_pre_ping": True, "connect_args": arguments, "isolation_level": "READ COMMITTED"}
 
 
@@ -183,8 +187,8 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 def _fix(why: str) -> str:
-    if "locked" in why:
-        return "call again; if it stays so, look which other program has the file open"
+    if "locked" in why or "lock timeout" in why:
+        return "call again; if it stays so, look which other program holds the database"
     if "full" in why:
         return "make room on the disk, and call again"
     if "readonly" in why or "read-only" in why or "unable to open" in why:

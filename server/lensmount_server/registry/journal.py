@@ -76,9 +76,9 @@ def write(  # noqa: PLR0913 - an entry has so many facts
     detail: str = "",
 ) -> Entry:
     """Write an entry within the transaction that does what it tells."""
-    entry = Entry(next_seq(connection), time.time_ns(), kind, version, alias, previous, back, by, detail[:MAX_DETAIL])
-    connection.execute(journal.insert(), _values(entry))
-    return entry
+    made = Entry(next_seq(connection), time.time_ns(), kind, version, alias, previous, back, by, detail[:MAX_DETAIL])
+    connection.execute(journal.insert(), _values(made))
+    return made
 
 
 def forget_idle(connection: Connection) -> None:
@@ -95,7 +95,7 @@ def read_since(connection: Connection, seq: int, limit: int, tasks: Collection[s
     query = select(journal).where(journal.c.seq > seq).order_by(journal.c.seq).limit(limit)
     if tasks:
         query = query.where(journal.c.task.in_(tasks))
-    return [_entry(row) for row in connection.execute(query)]
+    return [entry(row) for row in connection.execute(query)]
 
 
 def read_page(connection: Connection, size: int, before: int | None, task: str, alias: str) -> list[Entry]:
@@ -107,33 +107,28 @@ def read_page(connection: Connection, size: int, before: int | None, task: str, 
         query = query.where(journal.c.task == task)
     if alias:
         query = query.where(journal.c.alias == alias)
-    return [_entry(row) for row in connection.execute(query)]
+    return [entry(row) for row in connection.execute(query)]
 
 
-def read_entry(connection: Connection, seq: int) -> Entry | None:
-    """One entry."""
-    row = connection.execute(select(journal).where(journal.c.seq == seq)).first()
-    return _entry(row) if row is not None else None
-
-
-def _values(entry: Entry) -> dict[str, Any]:
+def _values(made: Entry) -> dict[str, Any]:
     return {
-        "seq": entry.seq,
-        "time_ns": entry.time_ns,
-        "kind": entry.kind.value,
-        "task": entry.version.task,
-        "version": entry.version.version,
-        "content_hash": entry.version.content_hash,
-        "alias": entry.alias,
-        "previous": entry.previous,
-        "back": entry.back,
-        "actor": entry.by.actor,
-        "origin": entry.by.origin,
-        "detail": entry.detail,
+        "seq": made.seq,
+        "time_ns": made.time_ns,
+        "kind": made.kind.value,
+        "task": made.version.task,
+        "version": made.version.version,
+        "content_hash": made.version.content_hash,
+        "alias": made.alias,
+        "previous": made.previous,
+        "back": made.back,
+        "actor": made.by.actor,
+        "origin": made.by.origin,
+        "detail": made.detail,
     }
 
 
-def _entry(row: Row[Any]) -> Entry:
+def entry(row: Row[Any]) -> Entry:
+    """A row as an entry."""
     return Entry(
         row.seq,
         row.time_ns,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Row, Select, and_, func, or_, select
+from sqlalchemy import Connection, Row, Select, and_, func, or_, select, tuple_
 
 from lensmount.errors import NotFoundError
 from lensmount_adapters.manifest import Manifest
@@ -18,7 +19,11 @@ IDENTITY = (versions.c.task, versions.c.version, versions.c.content_hash)
 POINTED = and_(versions.c.task == aliases.c.task, versions.c.version == aliases.c.version)
 _LOOK = "list what there is with `lensmount adapters list`"
 
+T = TypeVar("T")
+
 Number = tuple[str, int]
+# Things that one statement names; SQLite takes 32,766 values.
+BATCH = 500
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,24 @@ def read_page(connection: Connection, size: int, before: int | None, wanted: Fil
     return _records(connection, list(connection.execute(query)))
 
 
+def read_numbers(connection: Connection, numbers: Collection[Number]) -> list[Record]:
+    """These versions, in the same order."""
+    found: dict[Number, Record] = {}
+    for some in batched(numbers):
+        query = select(versions).where(tuple_(versions.c.task, versions.c.version).in_(some))
+        found |= {
+            (each.id.task, each.id.version): each for each in _records(connection, connection.execute(query).all())
+        }
+    return [found[number] for number in numbers]
+
+
+def batched(items: Collection[T]) -> Iterator[Sequence[T]]:
+    """As many at a time as a statement takes."""
+    rest = iter(items)
+    while some := tuple(islice(rest, BATCH)):
+        yield some
+
+
 def read_pointed(connection: Connection) -> list[tuple[str, VersionId, int]]:
     """Every alias with the version that it points at and the entry that set it: one query, whatever there is."""
     query = select(aliases.c.alias, *IDENTITY, aliases.c.seq).join(versions, POINTED)
@@ -145,17 +168,10 @@ def _filtered(query: Select[Any], wanted: Filter) -> Select[Any]:
         same = and_(tags.c.key == key, tags.c.value == value) if value else tags.c.key == key
         query = query.where(select(tags.c.key).where(mine, same).exists())
     if wanted.query:
-        text = wanted.query.lower()
-        tagged = select(tags.c.key).where(
-            mine,
-            or_(func.lower(tags.c.key).contains(text, autoescape=True), _lower_value().contains(text, autoescape=True)),
-        )
+        text = wanted.query.casefold()
+        tagged = select(tags.c.key).where(mine, tags.c.search.contains(text, autoescape=True))
         query = query.where(or_(versions.c.search.contains(text, autoescape=True), tagged.exists()))
     return query
-
-
-def _lower_value() -> Any:
-    return func.lower(tags.c.value)
 
 
 def _records(connection: Connection, rows: Collection[Row[Any]]) -> list[Record]:

@@ -1,34 +1,30 @@
 """Versions, aliases and their journal in a database, packages in a blob store.
 
 A version is there when its row is: its package was safe before that, and is removed only
-after the row says that the version is gone. What a crash leaves half-way is written down
-beforehand (`blobs`), and finished by the next start.
+after the row says that the version is gone (`packages`).
 """
 
 from __future__ import annotations
 
-import secrets
-import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import AbstractContextManager, ExitStack, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sqlalchemy import Connection, delete, func, select, update
 
-from lensmount.errors import LensmountError, NotFoundError, UnavailableError
-from lensmount_adapters.package import Package, content_hash
+from lensmount.errors import LensmountError, UnavailableError
+from lensmount_adapters.package import Content, Package, read_content
 from lensmount_server.frames import VersionId
 from lensmount_server.registry import aliases, journal, records, removing, usage
 from lensmount_server.registry.aliases import Change, Expected
-from lensmount_server.registry.blobs import BlobStore, open_blobs
+from lensmount_server.registry.blobs import open_blobs
 from lensmount_server.registry.database import Database, sqlite_url
 from lensmount_server.registry.home import Home
 from lensmount_server.registry.journal import NOBODY, By, Entry, Kind
+from lensmount_server.registry.packages import Packages, claim, drop
 from lensmount_server.registry.records import Filter, Number, Record
-from lensmount_server.registry.tables import blobs, counter, tags, versions
-
-WRITING, KEPT, DROPPING = "writing", "kept", removing.DROPPING
+from lensmount_server.registry.tables import counter, tags, versions
 
 
 @dataclass(frozen=True)
@@ -60,9 +56,10 @@ class Registry:
         with ExitStack() as undo:
             self._home = Home(directory)
             undo.callback(self._home.close)
-            self._blobs: BlobStore = open_blobs(places.blobs or str(directory / "blobs"), directory)
+            store = open_blobs(places.blobs or str(directory / "blobs"), directory)
             self._database = Database(places.database or sqlite_url(directory / "registry.sqlite"))
             undo.callback(self._database.close)
+            self._packages = Packages(self._database, store, self._home.server)
             self._begin()
             undo.pop_all()
 
@@ -91,16 +88,21 @@ class Registry:
         Raises UnavailableError; nothing is kept then.
         """
         known = self.find(package.content_hash)
-        if known is not None and self._intact(known):
-            return self._again(known, by), False
-        key = f"{package.content_hash}-{secrets.token_hex(4)}"
-        with self._storing(key, folder), self._database.writing() as connection:
-            found = records.read_hash(connection, package.content_hash)
+        if known is not None and self._packages.intact(known):
+            with self._database.writing() as connection:
+                found = _again(connection, package.content_hash, by)
+            if found is not None:
+                return found, False
+        with self._packages.storing(package.content_hash, folder) as key, self._database.writing() as connection:
+            found = _again(connection, package.content_hash, by)
             if found is None:
-                return self._insert(connection, package, key, by, marks or {}), True
-            self._mend(connection, found, key)
-        self._sweep()
-        return self._again(found, by), False
+                return _insert(connection, package, key, by, marks or {}), True
+            if known is not None and known.blob == found.blob:
+                found = _mend(connection, found, key)
+            else:
+                drop(connection, key)  # it was registered meanwhile
+        self._packages.sweep()
+        return found, False
 
     def set_alias(
         self, task: str, alias: str, version: int, expected: Expected | None = None, by: By = NOBODY
@@ -134,7 +136,7 @@ class Registry:
             record = records.read_record(connection, task, version)
             removing.check_free(record)
             removing.remove_version(connection, record, by, Kind.DELETED)
-        self._sweep()
+        self._packages.sweep()
 
     def delete_task(self, task: str, by: By = NOBODY) -> int:
         """Delete a task, aliases and versions; returns how many. Raises NotFoundError, IncompatibleError for a pin."""
@@ -146,17 +148,17 @@ class Registry:
                 aliases.delete_alias(connection, task, alias, Expected(), by)
             for record in found:
                 removing.remove_version(connection, record, by, Kind.DELETED, "with its task")
-        self._sweep()
+        self._packages.sweep()
         return len(found)
 
     def collect(self, keep: int, task: str = "", by: By = NOBODY, *, dry_run: bool = False) -> Collected:
         """Delete versions that nothing needs (see `removing.superfluous`), or say which those would be."""
-        with self._database.writing() as connection:
+        with self._database.reading() if dry_run else self._database.writing() as connection:
             found = removing.superfluous(connection, task, keep, usage.used(connection))
             for record in () if dry_run else found:
                 removing.remove_version(connection, record, by, Kind.COLLECTED, f"beyond the newest {keep}")
         if not dry_run:
-            self._sweep()
+            self._packages.sweep()
         return Collected(tuple(record.id for record in found), sum(record.size_bytes for record in found))
 
     def tag(self, task: str, version: int, put: Mapping[str, str], drop: Collection[str], by: By = NOBODY) -> None:
@@ -233,9 +235,19 @@ class Registry:
 
     def folder(self, version: VersionId) -> Path:
         """A local folder with a version's package. Raises NotFoundError or UnavailableError."""
-        with self._database.reading() as connection:
-            key = records.read_blob(connection, version)
-        return self._blobs.get(key)
+        return self._packages.folder(self._blob(version))
+
+    def read(self, version: VersionId) -> Content:
+        """What of a version's package runs, its bytes those that were registered.
+
+        A copy on this machine that was damaged is fetched again, and what another server put right or took away on
+        the way is looked up again. Raises NotFoundError, UnavailableError, and what `read_content` raises.
+        """
+        try:
+            return read_content(self.folder(version), version.content_hash)
+        except (OSError, LensmountError):
+            folder = self._packages.folder(self._blob(version), anew=True)
+            return read_content(folder, version.content_hash)
 
     def use(self, numbers: Iterable[Number]) -> None:
         """Note that streams here ask for these versions: nobody collects them. Raises NotFoundError."""
@@ -255,97 +267,69 @@ class Registry:
         with self._database.writing() as connection:
             usage.beat(connection, self._home.server)
 
+    def _blob(self, version: VersionId) -> str:
+        with self._database.reading() as connection:
+            return records.read_blob(connection, version)
+
     def _begin(self) -> None:
         with self._database.writing() as connection:
             usage.forget(connection, self._home.server)
             usage.beat(connection, self._home.server)
-            mine = (blobs.c.server == self._home.server) | blobs.c.server.not_in(usage.living(connection))
-            begun = update(blobs).where(blobs.c.state == WRITING, mine)
-            connection.execute(begun.values(state=DROPPING))
-        self._sweep()
+            living = usage.living(connection)
+        self._packages.abandon(living)
+        self._packages.sweep()
 
-    def _sweep(self) -> None:
-        """Remove the packages that no row needs."""
-        with self._database.reading() as connection:
-            keys = list(connection.execute(select(blobs.c.key).where(blobs.c.state == DROPPING)).scalars())
-        for key in keys:
-            self._blobs.remove(key)
-        if keys:
-            with self._database.writing() as connection:
-                connection.execute(delete(blobs).where(blobs.c.key.in_(keys), blobs.c.state == DROPPING))
 
-    @contextmanager
-    def _storing(self, key: str, folder: Path) -> Iterator[None]:
-        """Store a package, which is taken back unless the block ends well."""
-        with self._database.writing() as connection:
-            row = {"key": key, "state": WRITING, "server": self._home.server, "time_ns": time.time_ns()}
-            connection.execute(blobs.insert(), row)
-        try:
-            self._blobs.put(key, folder)
-            yield
-        except BaseException:
-            self._take_back(key)
-            raise
+def _again(connection: Connection, content: str, by: By) -> Record | None:
+    """Write down that a version of this content was registered again; None where there is none."""
+    found = records.read_hash(connection, content)
+    if found is not None:
+        journal.write(connection, Kind.REGISTERED_AGAIN, found.id, by)
+        journal.forget_idle(connection)
+    return found
 
-    def _take_back(self, key: str) -> None:
-        """Let a package go that no version has; where that can not be written down now, the next start does it."""
-        with suppress(UnavailableError):
-            with self._database.writing() as connection:
-                mine = update(blobs).where(blobs.c.key == key, blobs.c.state == WRITING)
-                connection.execute(mine.values(state=DROPPING))
-            self._sweep()
 
-    def _intact(self, record: Record) -> bool:
-        try:
-            return content_hash(self._blobs.get(record.blob)) == record.id.content_hash
-        except (OSError, NotFoundError):
-            return False
+def _mend(connection: Connection, found: Record, key: str) -> Record:
+    """Let a version have the package that was stored just now, instead of its damaged one."""
+    connection.execute(update(versions).where(versions.c.blob == found.blob).values(blob=key))
+    claim(connection, key)
+    drop(connection, found.blob)
+    return replace(found, blob=key)
 
-    def _again(self, known: Record, by: By) -> Record:
-        with self._database.writing() as connection:
-            journal.write(connection, Kind.REGISTERED_AGAIN, known.id, by)
-            journal.forget_idle(connection)
-        return self.get(known.id.task, known.id.version)
 
-    def _mend(self, connection: Connection, found: Record, key: str) -> None:
-        """Let a version have the package that was stored just now, instead of its damaged one."""
-        mine = versions.c.blob == found.blob
-        connection.execute(update(versions).where(mine).values(blob=key))
-        connection.execute(update(blobs).where(blobs.c.key == key).values(state=KEPT))
-        connection.execute(update(blobs).where(blobs.c.key == found.blob).values(state=DROPPING))
-
-    def _insert(self, connection: Connection, package: Package, key: str, by: By, marks: Mapping[str, str]) -> Record:
-        manifest = package.manifest
-        last = connection.execute(select(func.max(versions.c.version)).where(versions.c.task == manifest.task)).scalar()
-        identity = VersionId(manifest.task, (last or 0) + 1, package.content_hash)
-        entry = journal.write(connection, Kind.REGISTERED, identity, by)
-        connection.execute(
-            versions.insert(),
-            {
-                "task": identity.task,
-                "version": identity.version,
-                "content_hash": identity.content_hash,
-                "seq": entry.seq,
-                "manifest": manifest.model_dump_json(),
-                "backbone_fingerprint": manifest.backbone.fingerprint,
-                "size_bytes": package.size_bytes,
-                "registered_time_ns": entry.time_ns,
-                "registered_by": by.actor,
-                "origin": by.origin,
-                "blob": key,
-                "search": "\n".join([manifest.task, manifest.strategy, *manifest.labels]).lower(),
-                "pinned": 0,
-                "pin_reason": "",
-            },
-        )
-        _put_tags(connection, identity, marks)
-        connection.execute(update(blobs).where(blobs.c.key == key).values(state=KEPT))
-        return records.read_record(connection, identity.task, identity.version)
+def _insert(connection: Connection, package: Package, key: str, by: By, marks: Mapping[str, str]) -> Record:
+    manifest = package.manifest
+    last = connection.execute(select(func.max(versions.c.version)).where(versions.c.task == manifest.task)).scalar()
+    identity = VersionId(manifest.task, (last or 0) + 1, package.content_hash)
+    entry = journal.write(connection, Kind.REGISTERED, identity, by)
+    connection.execute(
+        versions.insert(),
+        {
+            "task": identity.task,
+            "version": identity.version,
+            "content_hash": identity.content_hash,
+            "seq": entry.seq,
+            "manifest": manifest.model_dump_json(),
+            "backbone_fingerprint": manifest.backbone.fingerprint,
+            "size_bytes": package.size_bytes,
+            "registered_time_ns": entry.time_ns,
+            "registered_by": by.actor,
+            "origin": by.origin,
+            "blob": key,
+            "search": "\n".join([manifest.task, manifest.strategy, *manifest.labels]).casefold(),
+            "pinned": 0,
+            "pin_reason": "",
+        },
+    )
+    _put_tags(connection, identity, marks)
+    claim(connection, key)
+    return records.read_record(connection, identity.task, identity.version)
 
 
 def _put_tags(connection: Connection, version: VersionId, put: Mapping[str, str]) -> None:
     for key, value in put.items():
-        row = {"task": version.task, "version": version.version, "key": key, "value": value}
+        search = f"{key}\n{value}".casefold()
+        row = {"task": version.task, "version": version.version, "key": key, "value": value, "search": search}
         connection.execute(tags.insert(), row)
 
 

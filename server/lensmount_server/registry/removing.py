@@ -12,12 +12,12 @@ from lensmount.errors import IncompatibleError, NotFoundError
 from lensmount_server.registry import journal
 from lensmount_server.registry.aliases import history
 from lensmount_server.registry.journal import By, Kind
-from lensmount_server.registry.records import Number, Record, read_record
-from lensmount_server.registry.tables import ALIVE, aliases, blobs, tags, versions
+from lensmount_server.registry.packages import drop
+from lensmount_server.registry.records import Number, Record, read_numbers
+from lensmount_server.registry.tables import ALIVE, aliases, tags, versions
 
 # A rollback of an alias finds at least so many of its earlier versions.
 BACK = 5
-DROPPING = "dropping"
 
 
 def remove_version(connection: Connection, record: Record, by: By, kind: Kind, detail: str = "") -> None:
@@ -26,7 +26,7 @@ def remove_version(connection: Connection, record: Record, by: By, kind: Kind, d
     connection.execute(delete(tags).where(tags.c.task == task, tags.c.version == version))
     gone = update(versions).where(versions.c.task == task, versions.c.version == version)
     connection.execute(gone.values(deleted_time_ns=time.time_ns()))
-    connection.execute(update(blobs).where(blobs.c.key == record.blob).values(state=DROPPING))
+    drop(connection, record.blob)
     journal.write(connection, kind, record.id, by, detail=detail)
 
 
@@ -46,7 +46,7 @@ def check_free(record: Record) -> None:
 def versions_of(connection: Connection, task: str) -> list[Record]:
     """All versions of a task, oldest first; raises NotFoundError when there is none."""
     query = select(versions.c.version).where(versions.c.task == task, ALIVE).order_by(versions.c.version)
-    found = [read_record(connection, task, version) for version in connection.execute(query).scalars()]
+    found = read_numbers(connection, [(task, version) for version in connection.execute(query).scalars()])
     if not found:
         fix = "list what there is with `lensmount adapters list`"
         raise NotFoundError("no such task", field="task", value=task, fix=fix)
@@ -59,38 +59,25 @@ def superfluous(connection: Connection, task: str, keep: int, used: Collection[N
     Not among them: the newest `keep` of each task, what is pinned, what an alias points at, the last BACK versions
     that it would be rolled back to, and what is `used`.
     """
-    query = select(versions.c.task, versions.c.version).where(ALIVE, versions.c.pinned == 0)
+    query = select(versions.c.task, versions.c.version, versions.c.pinned).where(ALIVE)
     if task:
         query = query.where(versions.c.task == task)
-    needed = set(used) | _reachable(connection)
-    by_task: dict[str, list[int]] = {}
-    for name, version in connection.execute(query.order_by(versions.c.task, versions.c.version)):
-        by_task.setdefault(name, []).append(version)
-    newest = _newest(connection, keep)
-    return [
-        read_record(connection, name, version)
-        for name, numbers in by_task.items()
-        for version in numbers
-        if (name, version) not in needed and version < newest.get(name, 0)
-    ]
+    numbers: dict[str, list[int]] = {}
+    pinned: set[Number] = set()
+    for name, version, is_pinned in connection.execute(query.order_by(versions.c.task, versions.c.version)):
+        numbers.setdefault(name, []).append(version)
+        pinned |= {(name, version)} if is_pinned else set()
+    needed = pinned | set(used) | _reachable(connection)
+    older = [(name, version) for name, each in numbers.items() for version in each[: max(0, len(each) - keep)]]
+    return read_numbers(connection, [number for number in older if number not in needed])
 
 
 def _reachable(connection: Connection) -> set[Number]:
-    """What aliases point at, and what they would be rolled back to."""
-    reached: set[Number] = set()
-    for row in connection.execute(select(aliases)).all():
-        before = (entry.version.version for entry in history(connection, row.seq))
-        reached.add((row.task, row.version))
-        reached |= {(row.task, version) for version in islice(dict.fromkeys(before), BACK)}
+    """What aliases point at, and the last BACK others that they would be rolled back to."""
+    pointed = {(row.task, row.alias): row.version for row in connection.execute(select(aliases))}
+    reached = {(task, version) for (task, _), version in pointed.items()}
+    for (task, alias), entries in history(connection).items():
+        others = dict.fromkeys(entry.version.version for entry in entries)
+        others.pop(pointed[task, alias], None)
+        reached |= {(task, version) for version in islice(others, BACK)}
     return reached
-
-
-def _newest(connection: Connection, keep: int) -> dict[str, int]:
-    """The oldest of the newest `keep` versions of each task."""
-    oldest: dict[str, list[int]] = {}
-    query = select(versions.c.task, versions.c.version).where(ALIVE).order_by(versions.c.version.desc())
-    for task, version in connection.execute(query):
-        kept = oldest.setdefault(task, [])
-        if len(kept) < keep:
-            kept.append(version)
-    return {task: kept[-1] for task, kept in oldest.items()}

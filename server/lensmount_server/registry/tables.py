@@ -54,6 +54,7 @@ tags = Table(
     Column("version", Integer, primary_key=True, autoincrement=False),
     Column("key", String(64), primary_key=True),
     Column("value", String(200), nullable=False),
+    Column("search", Text, nullable=False),
     ForeignKeyConstraint(["task", "version"], ["adapter_versions.task", "adapter_versions.version"]),
 )
 

@@ -45,7 +45,7 @@ def _rows(connection: sa.Connection, query: str) -> list[dict[str, Any]]:
 
 def _version(row: dict[str, Any], seq: int) -> dict[str, Any]:
     manifest = json.loads(row["manifest"])
-    search = "\n".join([manifest["task"], manifest["strategy"], *manifest["labels"]]).lower()
+    search = "\n".join([manifest["task"], manifest["strategy"], *manifest["labels"]]).casefold()
     kept = ("task", "version", "content_hash", "manifest", "size_bytes", "registered_time_ns")
     return {
         **{name: row[name] for name in kept},
@@ -98,6 +98,7 @@ def _make() -> dict[str, sa.Table]:
             sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
             sa.Column("key", sa.String(64), primary_key=True),
             sa.Column("value", sa.String(200), nullable=False),
+            sa.Column("search", sa.Text, nullable=False),
             sa.ForeignKeyConstraint(["task", "version"], ["adapter_versions.task", "adapter_versions.version"]),
         ),
         op.create_table(
