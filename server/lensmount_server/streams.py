@@ -199,6 +199,8 @@ class Stream:
             return []
         said = asked.said.result()
         answers = said.answers
+        if isinstance(self.last_error, NotFoundError) and len(answers) == len(asked.due):
+            self.last_error = None  # what was gone is back
         self.account.add(answered=int(not said.reused), dropped=Drops(gate=int(said.reused)))
         results = [
             StreamResult.of(self.name, asked.frame, answer, self._lost[want], reused=said.reused)

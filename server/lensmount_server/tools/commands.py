@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import click
 
 from lensmount.cli import options
 from lensmount.cli.output import console, print_json, table
+from lensmount.client import Client
 from lensmount.errors import LensmountError
 from lensmount_adapters.backbones import load_backbone
 from lensmount_adapters.diff import diff
@@ -80,21 +82,28 @@ def check(  # noqa: PLR0913 - one for each option
         raise result.error
 
 
-@click.command("diff", epilog=options.examples("lensmount adapters diff runs/defect runs/defect-2 --logits"))
-@click.argument("before", type=PACKAGE)
-@click.argument("after", type=PACKAGE)
+@click.command(
+    "diff",
+    epilog=options.examples(
+        "lensmount adapters diff runs/defect runs/defect-2 --logits",
+        "lensmount adapters diff defect runs/defect-2      what would change",
+    ),
+)
+@click.argument("before")
+@click.argument("after")
 @click.option("--logits", is_flag=True, help="Ask both about their golden pictures; needs the backbone.")
 @backbone_option
 @weights_option
+@options.server
 @options.as_json
 def diff_(
-    before: Path, after: Path, *, logits: bool, backbone: str | None, weights: Path | None, as_json: bool
+    before: str, after: str, *, logits: bool, backbone: str | None, weights: Path | None, server: str, as_json: bool
 ) -> None:
     """Show what changed between two packages: labels, settings, metrics, edits, tensors, answers.
 
-    BEFORE and AFTER are folders or ZIP files.
+    BEFORE and AFTER are folders or ZIP files, or versions of a server: defect, defect@canary, defect:3.
     """
-    packages = read(before), read(after)
+    packages = read(before, server), read(after, server)
     found, answers = diff(*packages), None
     if logits:
         model = load_backbone(backbone or packages[0].manifest.backbone.name, weights)
@@ -105,10 +114,17 @@ def diff_(
         show_diff(found, answers)
 
 
-def read(reference: Path) -> Package:
-    """The package that is named; raises InvalidInputError or TooLargeError. Versions of a server are named here too."""
-    with unpacked(reference) as folder:
-        return read_package(folder)
+def read(reference: str, server: str) -> Package:
+    """The package of a folder, a .zip file or, where there is nothing of that name, of a version of a server.
+
+    Raises LensmountError.
+    """
+    if Path(reference).exists() or "/" in reference.partition(":")[0]:
+        with unpacked(Path(reference)) as folder:
+            return read_package(folder)
+    with tempfile.TemporaryDirectory(prefix="lensmount.") as scratch, Client(server) as client:
+        client.export(reference, Path(scratch) / "package")
+        return read_package(Path(scratch) / "package")
 
 
 def _error(error: LensmountError | None) -> dict[str, str] | None:
