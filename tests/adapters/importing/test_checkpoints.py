@@ -66,6 +66,15 @@ def test_only_the_segments_that_changed_are_replaced(name: str, segments: tuple[
     assert report.difference < 1e-5
 
 
+def test_a_bias_alone_is_a_change(tmp_path: Path) -> None:
+    backbone = random_backbone("test_vit")
+    state = dict(tuned(backbone, ()).state_dict())
+    state["blocks.3.mlp.fc1.bias"] = state["blocks.3.mlp.fc1.bias"] + 1
+    report = imported(stored(state, tmp_path / "t.safetensors"), tmp_path, backbone)
+    assert {edit.segment: edit.kind for edit in report.manifest.edits} == {"blocks.3": "replace"}
+    assert report.difference < 1e-5
+
+
 def test_the_replaced_tensors_are_the_checkpoints_to_the_bit(tmp_path: Path) -> None:
     backbone = random_backbone("test_resnet")
     model = tuned(backbone, (-1,))
