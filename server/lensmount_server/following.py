@@ -62,8 +62,13 @@ class Follower:
         self._running: asyncio.Task[None] | None = None
         self._ended = False
         self.seq = 0
-        self.behind_since: float | None = None
+        self._behind_since: float | None = None
         self.on_gone: Callable[[str], None] = lambda _task: None
+
+    @property
+    def behind_s(self) -> float:
+        """For how long the registry could not be read; 0.0 while it can."""
+        return 0.0 if self._behind_since is None else time.monotonic() - self._behind_since
 
     async def start(self) -> int:
         """Learn what every alias points at, without loading anything, and follow from there; returns how many."""
@@ -210,14 +215,14 @@ class Follower:
             watcher.news.set()
 
     def _fell_behind(self, error: UnavailableError) -> None:
-        if self.behind_since is None:
-            self.behind_since = time.monotonic()
+        if self._behind_since is None:
+            self._behind_since = time.monotonic()
             log.error("changes by other servers are not seen until the registry is back: %s", error)
 
     def _recovered(self) -> None:
-        if self.behind_since is not None:
-            log.warning("the registry is back after %.1f s", time.monotonic() - self.behind_since)
-            self.behind_since = None
+        if self._behind_since is not None:
+            log.warning("the registry is back after %.1f s", time.monotonic() - self._behind_since)
+            self._behind_since = None
 
 
 def _report(running: asyncio.Task[None]) -> None:
