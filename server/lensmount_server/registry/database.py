@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -86,23 +87,28 @@ class Database:
         return UnavailableError(f"the registry's database: {why}", field="registry", value=where, fix=_fix(why))
 
     def _migrate(self) -> None:
-        script = ScriptDirectory.from_config(_alembic(None))
         with self._engine.connect() as connection:
             writer = connection.execution_options(writes=True)
             with writer.begin():
                 if writer.dialect.name == "postgresql":
                     writer.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"))
-                self._check_release(writer, script)
-                if MigrationContext.configure(writer).get_current_revision() != script.get_current_head():
+                now = MigrationContext.configure(writer).get_current_revision()
+                if now not in {None, *_releases()}:
+                    raise self._later(str(now))
+                if now != _releases()[0]:
                     _upgrade(writer)
 
-    def _check_release(self, connection: Connection, script: ScriptDirectory) -> None:
-        now = MigrationContext.configure(connection).get_current_revision()
-        if now is not None and now not in {each.revision for each in script.walk_revisions()}:
-            fix = "use the release that wrote it, or a later one"
-            where = self._url.render_as_string(hide_password=True)
-            message = f"the registry's tables (step {now}) are of a later release"
-            raise IncompatibleError(message, field="registry", value=where, fix=fix)
+    def _later(self, now: str) -> IncompatibleError:
+        fix = "use the release that wrote it, or a later one"
+        where = self._url.render_as_string(hide_password=True)
+        message = f"the registry's tables (step {now}) are of a later release"
+        return IncompatibleError(message, field="registry", value=where, fix=fix)
+
+
+@cache
+def _releases() -> tuple[str, ...]:
+    """The steps of `migrations`, the last one first."""
+    return tuple(each.revision for each in ScriptDirectory.from_config(_alembic(None)).walk_revisions())
 
 
 def next_seq(connection: Connection) -> int:
