@@ -70,14 +70,17 @@ class AdapterService(adapters_pb2_grpc.AdapterServiceServicer):
 
     async def UpdateAdapter(self, request: adapters_pb2.UpdateAdapterRequest, context: Context) -> adapters_pb2.Adapter:
         """Change tags and pin."""
-        put = names.tags(request.set_tags, "set_tags")
+        put, drop = names.tags(request.set_tags, "set_tags"), names.keys(request.remove_tags, "remove_tags")
         reason = names.note(request.pin_reason, "pin_reason")
-        by, found = caller(context), (await self._record(request.adapter)).id
+        if reason and not request.pinned:
+            raise InvalidInputError("nothing is pinned", field="pin_reason", value=reason, fix="set `pinned` with it")
+        by, record = caller(context), await self._record(request.adapter)
+        names.check_count({*record.tags} - {*drop} | {*put}, "set_tags")
+        found = record.id
         if request.HasField("pinned"):
             pin = self._registry.pin
             await asyncio.to_thread(pin, found.task, found.version, reason if request.pinned else None, by)
-        if put or request.remove_tags:
-            drop = tuple(request.remove_tags)
+        if put or drop:
             await asyncio.to_thread(self._registry.tag, found.task, found.version, put, drop, by)
         self._catalog.follower.kick()
         return self._adapter(await asyncio.to_thread(self._registry.get, found.task, found.version))

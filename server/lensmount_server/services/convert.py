@@ -12,6 +12,7 @@ from lensmount_server.frames import Answer, VersionId, Want
 from lensmount_server.registrar import Promotion, Registration
 from lensmount_server.registry import AliasState, Filter, Record
 from lensmount_server.scheduling import Terms
+from lensmount_server.services import names
 from lensmount_server.streams import DropPolicy, Drops, StreamResult
 from lensmount_server.whereabouts import Place, Whereabouts
 
@@ -130,11 +131,11 @@ def alias_state(state: AliasState) -> adapters_pb2.AliasState:
 
 
 def record_filter(request: adapters_pb2.ListAdaptersRequest) -> Filter:
-    """Which versions a list shall hold; raises InvalidInputError."""
+    """Which versions a list shall hold; raises InvalidInputError or TooLargeError."""
     if len(request.query) > MAX_QUERY:
         fix = f"search for at most {MAX_QUERY} characters"
         raise InvalidInputError("too long", field="query", value=request.query, fix=fix)
-    return Filter(request.task, request.alias, dict(request.tags), request.query, request.pinned_only)
+    return Filter(request.task, request.alias, names.tags(request.tags, "tags"), request.query, request.pinned_only)
 
 
 def registration(done: Registration, where: Whereabouts) -> adapters_pb2.RegisterAdapterResponse:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from lensmount.errors import InvalidInputError, TooLargeError
 
@@ -32,9 +32,21 @@ def note(text: str, field: str) -> str:
 
 def tags(given: Mapping[str, str], field: str) -> dict[str, str]:
     """Tags by key; raises InvalidInputError or TooLargeError."""
-    if len(given) > MAX_TAGS:
-        raise TooLargeError("too many tags", field=field, value=len(given), fix=f"give at most {MAX_TAGS}")
+    check_count(given, field)
     return {checked(key, field): note(value, f"{field}.{key}") for key, value in given.items()}
+
+
+def keys(given: Collection[str], field: str) -> tuple[str, ...]:
+    """Keys of tags; raises InvalidInputError or TooLargeError."""
+    check_count(given, field)
+    return tuple([checked(key, field) for key in given])
+
+
+def check_count(given: Collection[str], field: str) -> None:
+    """Raise TooLargeError for more tags than a version may have."""
+    if len(given) > MAX_TAGS:
+        fix = f"give at most {MAX_TAGS}; a version has no more"
+        raise TooLargeError("too many tags", field=field, value=len(given), fix=fix)
 
 
 def page(size: int, token: str) -> tuple[int, int | None]:

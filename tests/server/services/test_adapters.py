@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-import hashlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -18,34 +17,10 @@ from lensmount.errors import (
 from lensmount.v1 import adapters_pb2, common_pb2
 from lensmount_adapters.admission import STEPS
 from lensmount_server.services.upload import MAX_ARCHIVE_BYTES
-from serving import Kit, Served, Version, kept, refused
+from registering import announced, chunks, packed, register, upload
+from serving import Kit, Served, kept, refused
 
 Request = adapters_pb2.RegisterAdapterRequest
-
-
-def packed(folder: Path) -> bytes:
-    with open_archive(folder) as archive:
-        return archive.file.read()
-
-
-async def upload(requests: Iterable[Request]) -> AsyncIterator[Request]:
-    for request in requests:
-        yield request
-
-
-def announced(data: bytes, **changes: object) -> Request:
-    """The header for an archive, with some of it changed."""
-    told = {"size_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), **changes}
-    return Request(header=adapters_pb2.RegisterAdapterHeader(**told))  # type: ignore[arg-type]
-
-
-def chunks(data: bytes, size: int = 10_000) -> list[Request]:
-    return [Request(chunk=data[at : at + size]) for at in range(0, len(data), size)]
-
-
-async def register(server: Served, version: Version, alias: str = "") -> adapters_pb2.RegisterAdapterResponse:
-    data = packed(version.folder)
-    return await server.adapters.RegisterAdapter(upload([announced(data, set_alias=alias), *chunks(data)]))
 
 
 async def test_a_registered_version_says_what_its_package_says(server: Served, kit: Kit) -> None:
