@@ -108,7 +108,7 @@ def claim(connection: Connection, key: str) -> None:
     mine = update(blobs).where(blobs.c.key == key, blobs.c.state == WRITING)
     if connection.execute(mine.values(state=KEPT)).rowcount != 1:
         message = "storing it took so long that another server took this one for dead"
-        raise UnavailableError(message, field="blobs", value=key, fix="look at the clocks of both, and call again")
+        raise UnavailableError(message, field="packages", value=key, fix="look at the clocks of both, and call again")
 
 
 def drop(connection: Connection, key: str) -> None:

@@ -184,7 +184,7 @@ def test_a_store_that_fails_at_any_call_leaves_nothing_half(
             FailingFileSystem.reset(at, error)
             refused = refusal(partial(add, registry, shelf, f"call-{at}"))
             if refused is not None:
-                assert (refused.field, refused.value) == ("blobs", "failing://packages")
+                assert (refused.field, refused.value) == ("packages", "failing://packages")
                 assert refused.fix
                 assert (str(error) or "TimeoutError").split("] ")[-1] in refused.message
                 failures += 1
@@ -210,7 +210,7 @@ def test_a_store_that_fails_while_it_is_read_is_told(failing: Places, tmp_path: 
             refused = refusal(partial(registry.read, record.id))
             if refused is None:
                 break
-            assert refused.field == "blobs"
+            assert refused.field == "packages"
             assert not list((tmp_path / "data" / "cache").iterdir())
         assert at > 8
 
@@ -218,7 +218,7 @@ def test_a_store_that_fails_while_it_is_read_is_told(failing: Places, tmp_path: 
 def test_a_store_that_nobody_knows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="not a store") as caught:
         open_blobs("nonsense://bucket", tmp_path)
-    assert (caught.value.field, caught.value.value) == ("blobs", "nonsense://bucket")
+    assert (caught.value.field, caught.value.value) == ("packages", "nonsense://bucket")
     assert "s3://" in caught.value.fix
 
 
@@ -232,7 +232,7 @@ def test_a_store_whose_driver_is_missing_names_it(
     monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
     with pytest.raises(MissingExtraError) as caught:
         open_blobs(f"{scheme}://bucket", tmp_path)
-    assert caught.value.field == "blobs"
+    assert caught.value.field == "packages"
     assert fix in caught.value.fix
 
 
@@ -241,5 +241,5 @@ def test_a_folder_that_can_not_be_made_is_told(tmp_path: Path) -> None:
     for address, place in ((str(tmp_path / "file" / "x"), tmp_path), ("memory://x", tmp_path / "file")):
         with pytest.raises(UnavailableError) as caught:
             open_blobs(address, place)
-        assert caught.value.field == "blobs"
+        assert caught.value.field == "packages"
         assert caught.value.fix

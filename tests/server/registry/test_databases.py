@@ -219,7 +219,7 @@ def test_packages_without_room_leave_nothing(
             patch.setattr(Path, "rename", fail)
             with pytest.raises(UnavailableError, match=why) as caught:
                 add(stocked, shelf, "new")
-        assert caught.value.field == "blobs"
+        assert caught.value.field == "packages"
         assert "room" in caught.value.fix
         check_whole(stocked, Places(blobs=str(tmp_path / "data" / "blobs")))
     assert add(stocked, shelf, "new")[1]

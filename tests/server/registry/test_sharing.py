@@ -84,7 +84,7 @@ def test_who_was_taken_for_dead_while_it_stored_is_told(
             patch.setattr(FolderBlobs, "put", slowly)
             with pytest.raises(UnavailableError, match="took this one for dead") as caught:
                 add(one, shelf, "b")
-        assert caught.value.field == "blobs"
+        assert caught.value.field == "packages"
         assert "clocks" in caught.value.fix
         check_whole(one, places)
         assert add(one, shelf, "b")[0].id.version == 2
