@@ -117,6 +117,7 @@ async def running(config: ServeConfig, zygote: Zygote | None = None) -> AsyncIte
         await server.start()
         stack.push_async_callback(server.stop, GRACE_S)
         stack.push_async_callback(healthy.enter_graceful_shutdown)
+        stack.callback(catalog.follower.dismiss)
         stack.callback(hub.close)
         yield f"{host}:{bound}", backbone
 

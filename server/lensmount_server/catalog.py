@@ -213,7 +213,7 @@ class Catalog:
             await self.residency.settle(version.content_hash)
             change = await asyncio.to_thread(write, *what)
             self._mounts.point(alias, mounted, change.seq)
-            first = self._firsts.expect(alias, version, start)
+            first = self._firsts.expect(alias, version, change.seq, start)
             if self._mounts.set_by(version.task, alias) != change.seq:
                 first.cancel()  # another change was written after this one, and is here already
         self.follower.kick()

@@ -11,9 +11,23 @@ from lensmount_server.frames import Answer, VersionId, Want
 from lensmount_server.mounts import Alias
 
 
+@dataclass(frozen=True)
+class FirstAnswer:
+    """A version answered for the first time through an alias, which the change `seq` had pointed at it.
+
+    `time_ns` is Unix time.
+    """
+
+    version: VersionId
+    alias: str
+    seq: int
+    time_ns: int
+
+
 @dataclass(frozen=True, eq=False)
 class _Awaited:
     version: VersionId
+    seq: int
     since: float
     came: asyncio.Future[float]
 
@@ -21,20 +35,20 @@ class _Awaited:
 class FirstAnswers:
     """Versions that aliases point at and that have not answered yet; lives on the event loop.
 
-    `tell` is called with each first answer: its version and alias.
+    `tell` is called with each first answer.
     """
 
-    def __init__(self, tell: Callable[[VersionId, str], None]) -> None:
+    def __init__(self, tell: Callable[[FirstAnswer], None]) -> None:
         self._tell = tell
         self._awaited: dict[Alias, _Awaited] = {}
 
-    def expect(self, alias: str, version: VersionId, since: float) -> asyncio.Future[float]:
-        """The milliseconds from `since` (`time.perf_counter`) to the first answer through `alias`.
+    def expect(self, alias: str, version: VersionId, seq: int, since: float) -> asyncio.Future[float]:
+        """The milliseconds from `since` (`time.perf_counter`) to the first answer through `alias`, set by change `seq`.
 
         Cancelled when the alias moves on before that.
         """
         self.forget((version.task, alias))
-        awaited = _Awaited(version, since, asyncio.get_running_loop().create_future())
+        awaited = _Awaited(version, seq, since, asyncio.get_running_loop().create_future())
         self._awaited[version.task, alias] = awaited
         return awaited.came
 
@@ -54,4 +68,4 @@ class FirstAnswers:
             if awaited is not None and awaited.version == answer.adapter and not awaited.came.cancelled():
                 del self._awaited[key]
                 awaited.came.set_result((time.perf_counter() - awaited.since) * 1e3)
-                self._tell(awaited.version, want.alias)
+                self._tell(FirstAnswer(awaited.version, want.alias, awaited.seq, time.time_ns()))

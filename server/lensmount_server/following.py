@@ -12,10 +12,11 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
+from contextlib import aclosing, asynccontextmanager, suppress
 
 from lensmount.errors import LensmountError, UnavailableError
+from lensmount_server.firsts import FirstAnswer
 from lensmount_server.frames import VersionId
 from lensmount_server.mounts import Mounts
 from lensmount_server.registry import Entry, Kind, Registry
@@ -37,11 +38,25 @@ GONE = (Kind.DELETED, Kind.COLLECTED)
 
 
 class Watcher:
-    """One who is told of every change."""
+    """One who is told of every change to these tasks, all when empty."""
 
-    def __init__(self) -> None:
-        self.extra: deque[tuple[VersionId, str, int]] = deque(maxlen=MAX_WAITING)
+    def __init__(self, tasks: Collection[str]) -> None:
+        self.tasks = tasks
         self.news = asyncio.Event()
+        self._firsts: deque[FirstAnswer] = deque(maxlen=MAX_WAITING)
+
+    def add(self, first: FirstAnswer) -> None:
+        """Have a first answer wait for the change that it answers to be told."""
+        if not self.tasks or first.version.task in self.tasks:
+            self._firsts.append(first)
+            self.news.set()
+
+    def due(self, seq: int) -> list[FirstAnswer]:
+        """The first answers to changes up to number `seq`, which were told."""
+        found = [first for first in self._firsts if first.seq <= seq]
+        for first in found:
+            self._firsts.remove(first)
+        return found
 
 
 class Follower:
@@ -61,6 +76,7 @@ class Follower:
         self._beaten = time.monotonic()
         self._running: asyncio.Task[None] | None = None
         self._ended = False
+        self._dismissed = False
         self.seq = 0
         self._behind_since: float | None = None
         self.on_gone: Callable[[str], None] = lambda _task: None
@@ -75,16 +91,16 @@ class Follower:
         await self.close()
         pointed, self.seq = await asyncio.to_thread(self._registry.pointed)
         self._mounts.replace(pointed)
-        self._ended = False
+        self._ended = self._dismissed = False
         self._running = asyncio.create_task(self._run(), name="follow-registry")
         self._running.add_done_callback(_report)
         return len(pointed)
 
     async def close(self) -> None:
-        """Follow no more; watchers end."""
+        """Follow no more; watches end."""
         self._ended = True
         self._kicked.set()
-        self._wake()
+        self.dismiss()
         if self._running is not None:
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
@@ -100,49 +116,53 @@ class Follower:
             await asyncio.to_thread(self._registry.use, new)
         self._noted.update(dict.fromkeys(numbers, time.monotonic()))
 
-    def tell_first_answer(self, version: VersionId, alias: str) -> None:
+    def tell_first_answer(self, first: FirstAnswer) -> None:
         """Tell watchers of what is not in the journal."""
         for watcher in self._watchers:
-            watcher.extra.append((version, alias, time.time_ns()))
-            watcher.news.set()
+            watcher.add(first)
 
-    async def watch(
+    def dismiss(self) -> None:
+        """End all watches."""
+        self._dismissed = True
+        self._wake()
+
+    @asynccontextmanager
+    async def watching(
         self, tasks: Collection[str] = (), after: int | None = None
-    ) -> AsyncGenerator[Entry | tuple[VersionId, str, int], None]:
+    ) -> AsyncIterator[AsyncIterator[Entry | FirstAnswer]]:
         """Entries of the journal after number `after`, or from now on, once they took effect here; in order.
 
-        In between, first answers as (version, alias, Unix time in ns). Ends with the server. Raises UnavailableError.
+        In between, first answers, each after the change that it answers. Ends when watches are dismissed. Reading
+        raises UnavailableError.
         """
-        seq = self.seq if after is None else after
-        with self._watching() as watcher:
-            while not self._ended:
-                watcher.news.clear()
-                while watcher.extra:
-                    extra = watcher.extra.popleft()
-                    if not tasks or extra[0].task in tasks:
-                        yield extra
-                entries = await self._read(seq, tasks)
-                for entry in entries:
-                    seq = entry.seq
-                    yield entry
-                if not entries:
-                    await watcher.news.wait()
-
-    async def _read(self, seq: int, tasks: Collection[str]) -> list[Entry]:
-        """The next entries that took effect here."""
-        if seq >= self.seq:
-            return []
-        entries = await asyncio.to_thread(self._registry.since, seq, BATCH, tasks)
-        return [entry for entry in entries if entry.seq <= self.seq]
-
-    @contextmanager
-    def _watching(self) -> Iterator[Watcher]:
-        watcher = Watcher()
+        watcher, seq = Watcher(tasks), self.seq if after is None else after
         self._watchers.add(watcher)
         try:
-            yield watcher
+            async with aclosing(self._news(watcher, seq)) as news:
+                yield news
         finally:
             self._watchers.discard(watcher)
+
+    async def _news(self, watcher: Watcher, seq: int) -> AsyncGenerator[Entry | FirstAnswer, None]:
+        while not self._dismissed:
+            watcher.news.clear()
+            now = self.seq
+            entries = await self._read(seq, now, watcher.tasks)
+            for entry in entries:
+                seq = entry.seq
+                yield entry
+            firsts = watcher.due(now if len(entries) < BATCH else seq)
+            for first in firsts:
+                yield first
+            if not (entries or firsts):
+                await watcher.news.wait()
+
+    async def _read(self, seq: int, now: int, tasks: Collection[str]) -> list[Entry]:
+        """The next entries among those that took effect here, which are those until `now`."""
+        if seq >= now:
+            return []
+        entries = await asyncio.to_thread(self._registry.since, seq, BATCH, tasks)
+        return [entry for entry in entries if entry.seq <= now]
 
     async def _run(self) -> None:
         while not self._ended:

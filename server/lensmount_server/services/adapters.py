@@ -177,10 +177,10 @@ class AdapterService(adapters_pb2_grpc.AdapterServiceServicer):
     ) -> AsyncIterator[adapters_pb2.AdapterEvent]:
         """The journal as it is written, and first answers."""
         after = request.after_sequence if request.HasField("after_sequence") else None
-        async with aclosing(self._catalog.follower.watch(frozenset(request.tasks), after)) as news:
+        async with self._catalog.follower.watching(frozenset(request.tasks), after) as news:
             await context.send_initial_metadata(())  # from here on nothing is missed
             async for each in news:
-                yield events.event(each) if isinstance(each, Entry) else events.first_answer(*each)
+                yield events.event(each) if isinstance(each, Entry) else events.first_answer(each)
 
     async def _record(self, task: convert.Ref) -> Record:
         want = convert.want(task)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lensmount.v1 import adapters_pb2
-from lensmount_server.frames import VersionId
+from lensmount_server.firsts import FirstAnswer
 from lensmount_server.registry import Entry, Kind
 from lensmount_server.services.convert import version_id
 
@@ -25,7 +25,8 @@ def event(entry: Entry) -> adapters_pb2.AdapterEvent:
     )
 
 
-def first_answer(version: VersionId, alias: str, time_ns: int) -> adapters_pb2.AdapterEvent:
-    """A version answered for the first time through an alias, on this server."""
+def first_answer(first: FirstAnswer) -> adapters_pb2.AdapterEvent:
+    """A first answer, on this server."""
     kind = adapters_pb2.AdapterEvent.KIND_FIRST_ANSWER
-    return adapters_pb2.AdapterEvent(kind=kind, adapter=version_id(version), alias=alias, time_ns=time_ns)
+    version = version_id(first.version)
+    return adapters_pb2.AdapterEvent(kind=kind, adapter=version, alias=first.alias, time_ns=first.time_ns)
