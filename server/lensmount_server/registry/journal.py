@@ -16,7 +16,7 @@ from lensmount_server.registry.tables import journal
 
 # Anybody can send packages that change nothing: so many of these entries are kept.
 MAX_IDLE = 10_000
-MAX_DETAIL = 2000
+MAX_DETAIL = 1000
 
 
 class Kind(StrEnum):

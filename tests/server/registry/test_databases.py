@@ -20,7 +20,7 @@ from ledger import check_directory, check_whole
 from lensmount.errors import IncompatibleError, InvalidInputError, UnavailableError
 from lensmount_adapters.package import content_hash
 from lensmount_server.registry import Places, Registry, database
-from registries import Shelf, add, add_all, opened, refusal
+from registries import Shelf, add, add_all, opened, refusal, with_tests
 
 
 def _back(registry: Registry) -> Any:
@@ -158,7 +158,7 @@ for number in range(400):
 def test_a_file_that_may_not_grow_is_told(stocked: Registry, tmp_path: Path, shelf: Shelf) -> None:
     stocked.close()
     command = [sys.executable, "-c", LIMITED, str(tmp_path / "data"), str(shelf.folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=with_tests())
     assert done.returncode == 0, done.stderr
     assert "Fix:" in done.stdout
     check_directory(tmp_path / "data")

@@ -18,7 +18,7 @@ import pytest
 from ledger import check_whole
 from lensmount.errors import ConflictError, IncompatibleError, NotFoundError
 from lensmount_server.registry import Expected, Kind, Places, Registry
-from registries import Shelf, add, add_all, numbers, opened, points
+from registries import Shelf, add, add_all, numbers, opened, points, with_tests
 
 PATIENCE_S = 120.0
 
@@ -192,7 +192,9 @@ def _run_both(folder: Path, places: Places, shelf: Shelf) -> list[Sequence[tuple
     for own in ("a", "b"):
         arguments = [str(folder / own), places.database, places.blobs, str(shelf.folder)]
         command = [sys.executable, "-c", PROGRAM, *arguments, own]
-        running.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        running.append(
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=with_tests())
+        )
     try:
         for each in running:
             assert each.stdout
