@@ -171,7 +171,7 @@ def _engine(url: URL) -> Engine:
 def _options(url: URL) -> dict[str, Any]:
     if url.get_backend_name() == "sqlite":
         return {}
-    limits = "-c lock_timeout=5000 -c idle_in_transaction_session_timeout=60000"
+    limits = f"-c lock_timeout={BUSY_MS} -c idle_in_transaction_session_timeout=60000"
     # A server that is gone without a word is noticed within ten seconds, not when TCP gives up.
     alive = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 10_000}
     arguments = {"connect_timeout": 5, "options": limits, "application_name": "lensmount", **alive}
