@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PROTOS := $(wildcard proto/lensmount/v1/*.proto)
 
-.PHONY: help setup demo test bench soak lint format constraints clean
+.PHONY: help setup demo test bench soak fuzz lint format constraints clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ bench: setup ## Measure what this machine holds, beside timm and PEFT (minutes)
 
 soak: setup ## Let eight cameras fail in turn for SECONDS (600)
 	PYTHONPATH=tests $(BIN)/python -m benchmarks.soak --seconds $(or $(SECONDS),600)
+
+fuzz: setup ## Judge CASES (1000000) damaged packages: each is refused or fits
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m fuzzing --cases $(or $(CASES),1000000) --first $(or $(FIRST),0)
 
 lint: setup ## Check style, types and import rules
 	$(BIN)/ruff check .

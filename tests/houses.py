@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -121,10 +122,16 @@ def oracle(kit: Kit) -> dict[str, list[tuple[float, ...]]]:
 
 def insert(data_dir: Path, rows: Sequence[tuple[str, str]], manifest: str) -> None:
     """Rows of (hash, task), each live, as the registry writes them."""
-    now = time.time_ns()
+    now, fingerprint = time.time_ns(), json.loads(manifest)["backbone"]["fingerprint"]
     with closing(sqlite3.connect(data_dir / "registry.sqlite")) as database, database:
+        (last,) = database.execute("SELECT seq FROM counter").fetchone()
+        first = last + 1
         database.executemany(
-            "INSERT INTO adapter_versions VALUES (?, ?, 1, ?, 1, ?)",
-            [(hash_, task, manifest, now + place) for place, (hash_, task) in enumerate(rows)],
+            "INSERT INTO adapter_versions VALUES (?, 1, ?, ?, ?, ?, 1, ?, '', '', ?, ?, 0, '', NULL)",
+            [
+                (task, hash_, first + place, manifest, fingerprint, now + place, hash_, task)
+                for place, (hash_, task) in enumerate(rows)
+            ],
         )
-        database.executemany("INSERT INTO aliases VALUES (?, 'live', 1, ?)", [(task, now) for _, task in rows])
+        database.executemany("INSERT INTO aliases VALUES (?, 'live', 1, ?, 0)", [(task, now) for _, task in rows])
+        database.execute("UPDATE counter SET seq = ?", (last + len(rows),))

@@ -165,24 +165,33 @@ def told(error: grpc.aio.AioRpcError) -> LensmountError:
 
 @dataclass(frozen=True)
 class Kept:
-    """What a data directory holds: uploads under way, packages, and the hashes of registered versions."""
+    """What a data directory holds: uploads under way, packages, those that versions have, and the versions' hashes."""
 
     staging: frozenset[str]
     blobs: frozenset[str]
+    needed: frozenset[str]
     rows: frozenset[str]
 
     @property
     def whole(self) -> bool:
         """Nothing is half there."""
-        return not self.staging and self.blobs == self.rows
+        return not self.staging and self.blobs == self.needed
 
 
 def kept(data_dir: Path) -> Kept:
     """Look into a data directory, past the server."""
     with closing(sqlite3.connect(data_dir / "registry.sqlite")) as database:
-        rows = database.execute("SELECT content_hash FROM adapter_versions").fetchall()
+        query = "SELECT content_hash, blob FROM adapter_versions WHERE deleted_time_ns IS NULL"
+        rows = database.execute(query).fetchall()
     names = {part: frozenset(path.name for path in (data_dir / part).iterdir()) for part in ("staging", "blobs")}
-    return Kept(names["staging"], names["blobs"], frozenset(row[0] for row in rows))
+    needed, hashes = frozenset(row[1] for row in rows), frozenset(row[0] for row in rows)
+    return Kept(names["staging"], names["blobs"], needed, hashes)
+
+
+def stored(data_dir: Path, content_hash: str) -> Path:
+    """Where a registered version's package lies."""
+    (folder,) = (data_dir / "blobs").glob(f"{content_hash}*")
+    return folder
 
 
 def refs(*tasks: str) -> list[common_pb2.TaskRef]:

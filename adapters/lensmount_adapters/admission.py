@@ -25,7 +25,7 @@ from pathlib import Path
 from lensmount_adapters.adapter import Adapter, check_backbone, check_names, check_preprocessing
 from lensmount_adapters.backbones import Backbone
 from lensmount_adapters.golden import check_golden_dtypes, check_golden_names, check_golden_shapes
-from lensmount_adapters.package import Package, check_limits, content_hash, describe, model_name
+from lensmount_adapters.package import Described, Package, check_limits, content_hash, describe, model_name
 
 STEPS = (
     "limits", "schema", "hash", "backbone", "preprocessing", "names", "shapes", "dtypes", "finite", "rank",
@@ -33,6 +33,14 @@ STEPS = (
 
 # Told after each step that was passed: its name, and what it found, for people.
 Passed = Callable[[str, str], object]
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """A package that is right as far as it can be said without a backbone."""
+
+    described: Described
+    content_hash: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,13 +57,23 @@ def admit(folder: Path, backbone: Backbone, passed: Passed) -> Admitted:
     Raises IncompatibleError for another backbone or size of pictures, InvalidInputError or TooLargeError for what is
     wrong in itself or does not fit.
     """
+    return admit_to(backbone, look_at(folder, passed), passed)
+
+
+def look_at(folder: Path, passed: Passed) -> Seen:
+    """The steps that need no backbone: limits, schema, hash. Raises InvalidInputError or TooLargeError."""
     check_limits(folder)
     passed("limits", f"{sum(path.stat().st_size for path in folder.iterdir()):,} bytes")
     described = describe(folder)
-    manifest = described.manifest
-    passed("schema", f"task {manifest.task}, {len(manifest.labels)} labels")
+    passed("schema", f"task {described.manifest.task}, {len(described.manifest.labels)} labels")
     identity = content_hash(folder)
     passed("hash", f"content {identity[:12]}")
+    return Seen(described, identity)
+
+
+def admit_to(backbone: Backbone, seen: Seen, passed: Passed) -> Admitted:
+    """The steps behind `look_at`; raises as `admit`."""
+    described, manifest = seen.described, seen.described.manifest
     check_backbone(manifest, backbone)
     passed("backbone", f"{backbone.name} {backbone.fingerprint[:12]}")
     check_preprocessing(manifest, backbone)
@@ -70,10 +88,10 @@ def admit(folder: Path, backbone: Backbone, passed: Passed) -> Admitted:
     fitting.layout.check_dtypes()
     check_golden_dtypes(described.golden)
     passed("dtypes", ", ".join(sorted({entry.dtype for entry in entries.values()})))
-    package = described.read(identity)
+    package = described.read(seen.content_hash)
     passed("finite", f"{sum(tensor.numel() for tensor in package.tensors.values()):,} numbers")
     fitting.layout.check_ranks()
-    adapter = fitting.adapter(package.tensors, identity)
+    adapter = fitting.adapter(package.tensors, seen.content_hash)
     passed("rank", _ranks(adapter))
     return Admitted(package, adapter)
 

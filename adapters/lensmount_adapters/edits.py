@@ -38,12 +38,13 @@ def claim_lora(config: LoraConfig, backbone: Backbone, indices: Sequence[int], l
 
     Raises InvalidInputError for a name that is missing, or there against PEFT's settings.
     """
+    model_biases = _biases(backbone) if config.bias == "all" else {}
     for index in indices:
         segment = backbone.segments[index]
         modules = _edited(segment, layout)
         for name in modules:
             _claim_module(name, config, backbone, layout)
-        biases = _whole_biases(segment, modules, backbone) if config.bias == "all" else {}
+        biases = _biases_beside(segment, modules, model_biases)
         if not modules and not biases:
             message = "no LoRA tensor for this segment"
             raise InvalidInputError(message, field=TENSOR_FILE, value=segment.name, fix=FIX_TENSORS)
@@ -57,9 +58,8 @@ def claim_unchanged(backbone: Backbone, head: nn.Module, layout: Layout) -> None
     That is every bias of the model, trained or not; the head's once more under the name of PEFT's wrapper, and the
     one that the head replaced, which never runs.
     """
-    for name, own in backbone.model.state_dict().items():
-        if name.endswith(".bias"):
-            layout.claim_unchanged(name, own)
+    for name, own in _biases(backbone).items():
+        layout.claim_unchanged(name, own)
     for name, own in head.state_dict().items():
         if f".{name}".endswith(".bias"):
             layout.claim_unchanged(f"{backbone.classifier}{_WRAPPED}{name}", own)
@@ -68,9 +68,9 @@ def claim_unchanged(backbone: Backbone, head: nn.Module, layout: Layout) -> None
 
 def check_unchanged(backbone: Backbone, layout: Layout, tensors: Mapping[str, Tensor]) -> None:
     """Raise InvalidInputError for a bias that belongs to no edit and is one after all."""
-    state = backbone.model.state_dict() if layout.unchanged else {}
+    biases = _biases(backbone) if layout.unchanged else {}
     for name in sorted(layout.unchanged):
-        own = state[name].cpu() if name in state else tensors[name.replace(_WRAPPED, ".")]
+        own = biases[name].cpu() if name in biases else tensors[name.replace(_WRAPPED, ".")]
         if not torch.equal(tensors[name], own):
             message = "a bias in no segment that task.json edits must be the backbone's own"
             fix = 'name its segment in the edits of task.json, or train with bias="lora_only"'
@@ -84,14 +84,15 @@ def take_lora(
 
     Raises InvalidInputError where DoRA makes NaN or infinity of the backbone's weights.
     """
+    model_biases = _biases(backbone) if config.bias == "all" else {}
     low_rank: dict[int, dict[str, LoraDelta]] = {}
     whole: dict[int, dict[str, Tensor]] = {}
     for index in indices:
         segment = backbone.segments[index]
         modules = _edited(segment, tensors)
         deltas = {name: _delta(name, config, backbone, tensors) for name in modules}
-        own_biases = _whole_biases(segment, modules, backbone) if config.bias == "all" else {}
-        biases = {name: tensors[name].to(backbone.device) for name in own_biases}
+        beside = _biases_beside(segment, modules, model_biases)
+        biases = {name: tensors[name].to(backbone.device) for name in beside}
         if config.use_dora or biases:
             lengths = {name: _lengths(name, tensors, backbone) for name in modules if config.use_dora}
             whole[index] = {**_with_dora(merged(backbone.model, deltas), lengths), **biases}
@@ -160,10 +161,15 @@ def _with_dora(tensors: dict[str, Tensor], lengths: Mapping[str, Tensor]) -> dic
     return tensors
 
 
-def _whole_biases(segment: Segment, edited: Sequence[str], backbone: Backbone) -> dict[str, Tensor]:
-    """The backbone's own biases of the segment's modules that have no A and B, by name."""
+def _biases(backbone: Backbone) -> dict[str, Tensor]:
+    """All biases of the backbone, by name."""
+    return {name: own for name, own in backbone.model.state_dict().items() if name.endswith(".bias")}
+
+
+def _biases_beside(segment: Segment, edited: Sequence[str], biases: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The biases of the segment's modules that have no A and B."""
     return {
         name: own
-        for name, own in backbone.model.state_dict().items()
-        if segment.owns_tensor(name) and name.endswith(".bias") and name.removesuffix(".bias") not in edited
+        for name, own in biases.items()
+        if segment.owns_tensor(name) and name.removesuffix(".bias") not in edited
     }

@@ -80,9 +80,13 @@ class LoraConfig(BaseModel):
         """The rank of one module's A and B."""
         return int(_pattern(self.rank_pattern, module, self.r))
 
+    def alpha(self, module: str) -> float:
+        """The alpha of one module, before anything is divided by its rank."""
+        return _pattern(self.alpha_pattern, module, self.lora_alpha)
+
     def scale(self, module: str) -> float:
         """What B·A·x is multiplied with: alpha / r, or alpha / sqrt(r) for rsLoRA."""
-        alpha, rank = _pattern(self.alpha_pattern, module, self.lora_alpha), self.rank(module)
+        alpha, rank = self.alpha(module), self.rank(module)
         return alpha / math.sqrt(rank) if self.use_rslora else alpha / rank
 
 

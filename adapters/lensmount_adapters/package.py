@@ -34,7 +34,7 @@ from lensmount_adapters.golden import (
     read_golden,
     write_golden,
 )
-from lensmount_adapters.headers import Entry, check_header, damage_named, read_entries, read_tensors
+from lensmount_adapters.headers import FLOATS, WHOLE, Entry, check_header, damage_named, read_entries, read_tensors
 from lensmount_adapters.lora import LoraConfig
 from lensmount_adapters.manifest import Manifest, invalid, parse_manifest
 
@@ -98,6 +98,13 @@ class Described:
         check_golden_shapes(self.golden, len(self.manifest.labels))
         check_golden_dtypes(self.golden)
 
+    def check_tensor_dtypes(self) -> None:
+        """Raise InvalidInputError for a type that no tensor of any package has."""
+        for name, entry in self.tensors.items():
+            if entry.dtype not in (*FLOATS, *WHOLE):
+                message, fix = f"{', '.join(FLOATS)} or I64 expected", "save the tensor as F32"
+                raise InvalidInputError(message, field=f"{TENSOR_FILE}: {name}", value=entry.dtype, fix=fix)
+
     def read(self, content_hash: str) -> Package:
         """Read the tensors and the golden pictures, whose entries were checked; raises InvalidInputError."""
         tensors = _checked(read_tensors(self.folder / TENSOR_FILE))
@@ -130,6 +137,7 @@ def read_package(folder: Path) -> Package:
     check_limits(folder)
     described = describe(folder)
     described.check_golden()
+    described.check_tensor_dtypes()
     return described.read(content_hash(folder))
 
 

@@ -10,7 +10,7 @@
 from importlib.metadata import version
 
 from lensmount.aio import AsyncClient
-from lensmount.aio_streams import AsyncStream, AsyncWatch
+from lensmount.aio_streams import AsyncAdapterWatch, AsyncStream, AsyncWatch
 from lensmount.client import Client
 from lensmount.errors import (
     AlreadyExistsError,
@@ -28,15 +28,20 @@ from lensmount.errors import (
 )
 from lensmount.results import (
     Adapter,
+    AdapterEvent,
+    AdapterEventKind,
     AdapterVersion,
     AliasChange,
+    AliasState,
     Backbone,
     BatchCost,
+    Collected,
     DropPolicy,
     Drops,
     EngineCandidate,
     EngineCounters,
     EngineInfo,
+    Export,
     GateCheck,
     LabelScore,
     Registration,
@@ -58,7 +63,7 @@ from lensmount.sources import (
     SourceState,
     Transport,
 )
-from lensmount.streams import Stream, Watch
+from lensmount.streams import AdapterWatch, Stream, Watch
 from lensmount.tasks import TaskRef
 from lensmount.video import AccessUnit
 
@@ -67,15 +72,21 @@ __version__ = version("lensmount")
 __all__ = [
     "AccessUnit",
     "Adapter",
+    "AdapterEvent",
+    "AdapterEventKind",
     "AdapterVersion",
+    "AdapterWatch",
     "AliasChange",
+    "AliasState",
     "AlreadyExistsError",
+    "AsyncAdapterWatch",
     "AsyncClient",
     "AsyncStream",
     "AsyncWatch",
     "Backbone",
     "BatchCost",
     "Client",
+    "Collected",
     "ConflictError",
     "DeadlineError",
     "DecodeEffort",
@@ -84,6 +95,7 @@ __all__ = [
     "EngineCandidate",
     "EngineCounters",
     "EngineInfo",
+    "Export",
     "GateCheck",
     "IncompatibleError",
     "InvalidInputError",

@@ -4,41 +4,42 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
-from contextlib import ExitStack
+from collections.abc import AsyncIterable, Iterable
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
 import grpc
 import grpc.aio
 
-from lensmount import calls, convert, results, source_calls
-from lensmount.aio_calls import Ending, answer, in_thread, send
+from lensmount import calls, results, source_calls
+from lensmount.aio_adapter_methods import AsyncAdapterMethods
+from lensmount.aio_calls import Ending, answer, in_thread
 from lensmount.aio_streams import AsyncStream, AsyncWatch, StreamCall
-from lensmount.archive import Progress, open_archive, upload_messages
 from lensmount.calls import Unary
-from lensmount.channel import CHANNEL_OPTIONS, DEFAULT_ADDRESS
+from lensmount.channel import CHANNEL_OPTIONS, DEFAULT_ADDRESS, Metadata, who
 from lensmount.errors import DeadlineError
 from lensmount.feed import Item, Packer, items, stream_config
 from lensmount.pictures import Picture
 from lensmount.sources import Source, SourceChanges, SourceOptions
-from lensmount.tasks import TaskRef, Tasks
-from lensmount.v1.adapters_pb2_grpc import AdapterServiceStub
+from lensmount.tasks import Tasks
 from lensmount.v1.inference_pb2_grpc import InferenceServiceStub
 from lensmount.v1.sources_pb2_grpc import SourceServiceStub
 
 AnswerT = TypeVar("AnswerT")
 
 
-class AsyncClient:
+class AsyncClient(AsyncAdapterMethods):
     """A connection to a lensmount server for asyncio; use it in an `async with` block, or close it.
 
     The methods, their arguments and their errors are those of `lensmount.Client`. It belongs
     to the event loop of its first call.
     """
 
-    def __init__(self, address: str = DEFAULT_ADDRESS, *, timeout: float | None = 60.0) -> None:
+    def __init__(
+        self, address: str = DEFAULT_ADDRESS, *, timeout: float | None = 60.0, actor: str | None = None
+    ) -> None:
         self.address = address
+        self._caller = who(actor)
         self._timeout = timeout
         self._open_channel: grpc.aio.Channel | None = None
         self._closed = False
@@ -96,45 +97,6 @@ class AsyncClient:
         video = frames_or_path if isinstance(frames_or_path, AsyncIterable) else in_thread(items(frames_or_path, fps))
         return AsyncStream(self._open_stream, video, packer, realtime=realtime, address=self.address)
 
-    async def register(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        alias: str | None = None,
-        timeout: float | None = 600.0,  # noqa: ASYNC109 - a gRPC deadline, which the server is told
-        progress: Progress | None = None,
-    ) -> results.Registration:
-        """Upload an adapter package, a folder or a .zip of one; the server checks it to the last logit."""
-        with ExitStack() as stack:
-            archive = await asyncio.to_thread(stack.enter_context, open_archive(path))
-            call = AdapterServiceStub(self._channel).RegisterAdapter(timeout=timeout)
-            ending = Ending(call, self.address)
-            await send(call, in_thread(upload_messages(archive, alias, progress)))
-            return convert.registration(await answer(call, ending))
-
-    async def adapters(self, task: str = "") -> AsyncIterator[results.Adapter]:
-        """Registered versions, newest first, of one task or of all; pages are fetched as needed."""
-        token: str | None = ""
-        while token is not None:
-            page, next_token = await self._unary(calls.adapters(task, token))
-            for adapter in page:
-                yield adapter
-            token = next_token or None
-
-    async def adapter(self, ref: str | TaskRef) -> results.Adapter:
-        """The version that `defect`, `defect@canary` or `defect:3` stands for now."""
-        return await self._unary(calls.adapter(ref))
-
-    async def set_alias(
-        self, task: str, version: int, alias: str = "live", expected_version: int | None = None
-    ) -> results.AliasChange:
-        """Point an alias at a version, between two batches of running streams."""
-        return await self._unary(calls.set_alias(task, version, alias, expected_version))
-
-    async def rollback(self, task: str, alias: str = "live") -> results.AliasChange:
-        """Point an alias back at the version before."""
-        return await self._unary(calls.rollback(task, alias))
-
     async def add_source(self, name: str, url: str, tasks: Tasks, **options: Unpack[SourceOptions]) -> Source:
         """Have the server pull a video; `lensmount.Client.add_source` tells of addresses and options."""
         return await self._unary(source_calls.add_source(name, url, tasks, options))
@@ -187,6 +149,10 @@ class AsyncClient:
             raise calls.not_ready(self.address, timeout) from error
 
     @property
+    def _metadata(self) -> Metadata:
+        return self._caller
+
+    @property
     def _channel(self) -> grpc.aio.Channel:
         if self._closed:
             raise calls.closed()
@@ -201,5 +167,7 @@ class AsyncClient:
         self, call: Unary[AnswerT], *, limit_s: float | None = None, wait_for_ready: bool | None = None
     ) -> AnswerT:
         method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(call.path)
-        pending = method(call.payload, timeout=limit_s or self._timeout, wait_for_ready=wait_for_ready)
+        pending = method(
+            call.payload, timeout=limit_s or self._timeout, wait_for_ready=wait_for_ready, metadata=self._caller
+        )
         return call.parse(await answer(pending, Ending(pending, self.address)))

@@ -12,19 +12,21 @@ from typing import Generic, Self, TypeVar
 
 import grpc
 
+from lensmount import convert
 from lensmount.accounts import StreamAccount, WatchAccount
 from lensmount.aio_calls import Ending, IncomingCall, being_cancelled, send
 from lensmount.errors import LensmountError
 from lensmount.feed import Item, Pacer, Packer
-from lensmount.results import Result
+from lensmount.results import AdapterEvent, Result
 from lensmount.sources import Source
-from lensmount.v1 import inference_pb2, sources_pb2
+from lensmount.v1 import adapters_pb2, inference_pb2, sources_pb2
 
 MessageT = TypeVar("MessageT")
 ItemT = TypeVar("ItemT")
 
 StreamCall = grpc.aio.StreamStreamCall[inference_pb2.StreamInferRequest, inference_pb2.StreamInferResponse]
 WatchCall = grpc.aio.UnaryStreamCall[sources_pb2.WatchResultsRequest, sources_pb2.WatchResultsResponse]
+AdapterWatchCall = grpc.aio.UnaryStreamCall[adapters_pb2.WatchAdaptersRequest, adapters_pb2.AdapterEvent]
 
 
 class AsyncIncoming(AsyncIterator[ItemT], Generic[MessageT, ItemT]):
@@ -171,6 +173,20 @@ class AsyncWatch(WatchAccount, AsyncIncoming[sources_pb2.WatchResultsResponse, R
 
     async def _start(self) -> IncomingCall[sources_pb2.WatchResultsResponse]:
         return self._open_call()
+
+
+class AsyncAdapterWatch(AsyncIncoming[adapters_pb2.AdapterEvent, AdapterEvent]):
+    """What happens to adapter versions, as it happens."""
+
+    def __init__(self, open_call: Callable[[], AdapterWatchCall], address: str) -> None:
+        super().__init__(address)
+        self._open_call = open_call
+
+    async def _start(self) -> IncomingCall[adapters_pb2.AdapterEvent]:
+        return self._open_call()
+
+    def _take(self, message: adapters_pb2.AdapterEvent) -> AdapterEvent | None:
+        return convert.adapter_event(message)
 
 
 async def _messages(

@@ -12,9 +12,9 @@ import shutil
 import stat
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
@@ -51,15 +51,31 @@ def open_archive(path: str | os.PathLike[str]) -> Iterator[Archive]:
         raise _wrong(f"not readable: {error.strerror or error}", error.filename or package) from error
 
 
+@dataclass(frozen=True)
+class Upload:
+    """What is asked for with an archive: an alias, tags, that it is only checked; and where its bytes begin."""
+
+    alias: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    validate_only: bool = False
+    offset: int = 0
+
+
 def upload_messages(
-    archive: Archive, alias: str | None, progress: Progress | None = None
+    archive: Archive, upload: Upload, progress: Progress | None = None
 ) -> Iterator[adapters_pb2.RegisterAdapterRequest]:
-    """The header, then the archive in chunks of at most 1 MiB."""
+    """The header, then the archive from the offset on in chunks of at most 1 MiB."""
     header = adapters_pb2.RegisterAdapterHeader(
-        size_bytes=archive.size_bytes, sha256=archive.sha256, set_alias=alias or ""
+        size_bytes=archive.size_bytes,
+        sha256=archive.sha256,
+        set_alias=upload.alias,
+        validate_only=upload.validate_only,
+        offset=upload.offset,
+        tags=upload.tags,
     )
     yield adapters_pb2.RegisterAdapterRequest(header=header)
-    sent = 0
+    archive.file.seek(upload.offset)
+    sent = upload.offset
     while chunk := archive.file.read(CHUNK_BYTES):
         yield adapters_pb2.RegisterAdapterRequest(chunk=chunk)
         sent += len(chunk)

@@ -15,15 +15,14 @@ from google.protobuf.message import Message
 from lensmount import convert, results
 from lensmount.errors import InvalidInputError, UnavailableError
 from lensmount.pictures import Picture, infer_request
-from lensmount.tasks import TaskRef, Tasks, task_ref, task_refs
+from lensmount.tasks import TaskRef, Tasks, task_refs
 from lensmount.terms import rate_number
-from lensmount.v1 import adapters_pb2, common_pb2, inference_pb2, sources_pb2
+from lensmount.v1 import common_pb2, inference_pb2, sources_pb2
 
 MessageT = TypeVar("MessageT", bound=Message)
 AnswerT = TypeVar("AnswerT")
 
 _INFERENCE = "/lensmount.v1.InferenceService/"
-_ADAPTERS = "/lensmount.v1.AdapterService/"
 
 _POLICIES = {
     results.DropPolicy.EVERY_FRAME: common_pb2.DROP_POLICY_EVERY_FRAME,
@@ -62,35 +61,6 @@ def info() -> Unary[results.ServerInfo]:
     """`GetServerInfo`."""
     read = parser(inference_pb2.ServerInfo, convert.server_info)
     return Unary(_INFERENCE + "GetServerInfo", inference_pb2.GetServerInfoRequest(), read)
-
-
-def adapters(task: str, page_token: str) -> Unary[tuple[list[results.Adapter], str]]:
-    """One page of `ListAdapters`."""
-    request = adapters_pb2.ListAdaptersRequest(task=task, page_token=page_token)
-    return Unary(_ADAPTERS + "ListAdapters", request, parser(adapters_pb2.ListAdaptersResponse, convert.adapter_page))
-
-
-def adapter(ref: str | TaskRef) -> Unary[results.Adapter]:
-    """`GetAdapter`."""
-    request = adapters_pb2.GetAdapterRequest(adapter=wire_task_ref(task_ref(ref)))
-    return Unary(_ADAPTERS + "GetAdapter", request, parser(adapters_pb2.Adapter, convert.adapter))
-
-
-def set_alias(task: str, version: int, alias: str, expected_version: int | None) -> Unary[results.AliasChange]:
-    """`SetAlias`."""
-    request = adapters_pb2.SetAliasRequest(
-        task=task,
-        alias=alias,
-        version=version_number("version", version),
-        expected_version=None if expected_version is None else version_number("expected_version", expected_version),
-    )
-    return Unary(_ADAPTERS + "SetAlias", request, parser(adapters_pb2.SetAliasResponse, convert.alias_change))
-
-
-def rollback(task: str, alias: str) -> Unary[results.AliasChange]:
-    """`Rollback`."""
-    request = adapters_pb2.RollbackRequest(task=task, alias=alias)
-    return Unary(_ADAPTERS + "Rollback", request, parser(adapters_pb2.SetAliasResponse, convert.alias_change))
 
 
 def watch_request(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import getpass
+
 DEFAULT_ADDRESS = "localhost:50051"
 
 MAX_MESSAGE_BYTES = 64 << 20
@@ -16,3 +18,15 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 5_000),
 )
+
+Metadata = tuple[tuple[str, str], ...]
+
+
+def who(actor: str | None) -> Metadata:
+    """What each call says of its caller, for the server's journal: `actor`, the user's login name where it is None."""
+    try:
+        name = getpass.getuser() if actor is None else actor
+    except (KeyError, OSError):  # a container's user may have no name
+        name = ""
+    plain = name.encode("ascii", "replace").decode()
+    return (("lensmount-actor", "".join(each if each.isprintable() else "?" for each in plain)),) if name else ()

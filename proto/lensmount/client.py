@@ -3,43 +3,46 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
 import grpc
 
-from lensmount import calls, convert, results, source_calls
-from lensmount.archive import Progress, open_archive, upload_messages
+from lensmount import calls, results, source_calls
+from lensmount.adapter_methods import AdapterMethods
 from lensmount.calls import Unary
-from lensmount.channel import CHANNEL_OPTIONS, DEFAULT_ADDRESS
+from lensmount.channel import CHANNEL_OPTIONS, DEFAULT_ADDRESS, Metadata, who
 from lensmount.errors import DeadlineError
 from lensmount.feed import Item, Packer, items, stream_config
 from lensmount.pictures import Picture
 from lensmount.sources import Source, SourceChanges, SourceOptions
 from lensmount.status import from_rpc_error
-from lensmount.streams import Guarded, Stream, Watch
-from lensmount.tasks import TaskRef, Tasks
-from lensmount.v1.adapters_pb2_grpc import AdapterServiceStub
+from lensmount.streams import Stream, Watch
+from lensmount.tasks import Tasks
 from lensmount.v1.inference_pb2_grpc import InferenceServiceStub
 from lensmount.v1.sources_pb2_grpc import SourceServiceStub
 
 AnswerT = TypeVar("AnswerT")
 
 
-class Client:
+class Client(AdapterMethods):
     """A connection to a lensmount server; use it in a `with` block, or close it.
 
     It connects with the first call, from any number of threads. `timeout` is the limit of
-    each call but streams, in seconds; None waits for ever. Every method raises a
+    each call but streams, in seconds; None waits for ever. `actor` is who asks, for the server's
+    journal (your login name when None, nobody when ""). Every method raises a
     `LensmountError`: the server's own, or what the connection says.
 
     A task is written `defect`, `defect@canary` (an alias) or `defect:3` (a pinned version); on a
     stream `defect/5fps` looks at no more than five frames a second.
     """
 
-    def __init__(self, address: str = DEFAULT_ADDRESS, *, timeout: float | None = 60.0) -> None:
+    def __init__(
+        self, address: str = DEFAULT_ADDRESS, *, timeout: float | None = 60.0, actor: str | None = None
+    ) -> None:
         self.address = address
+        self._caller = who(actor)
         self._timeout = timeout
         self._open_channel: grpc.Channel | None = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
 
@@ -100,55 +103,6 @@ class Client:
         open_call = InferenceServiceStub(self._channel).StreamInfer
         packer = Packer(config, fps)
         return Stream(open_call, items(frames_or_path, fps), packer, realtime=realtime, address=self.address)
-
-    def register(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        alias: str | None = None,
-        timeout: float | None = 600.0,
-        progress: Progress | None = None,
-    ) -> results.Registration:
-        """Upload an adapter package, a folder or a .zip of one; the server checks it to the last logit.
-
-        With `alias`, that alias points at the new version once every check passed. `progress`
-        is told the bytes sent and the bytes in all after each chunk.
-        """
-        upload = AdapterServiceStub(self._channel).RegisterAdapter
-        with open_archive(path) as archive:
-            messages = Guarded(upload_messages(archive, alias, progress))
-            try:
-                answer = upload(messages, timeout=timeout)
-            except grpc.RpcError as error:
-                raise messages.error or from_rpc_error(error, self.address) from error
-            if messages.error:
-                raise messages.error
-        return convert.registration(answer)
-
-    def adapters(self, task: str = "") -> Iterator[results.Adapter]:
-        """Registered versions, newest first, of one task or of all; pages are fetched as needed."""
-        token: str | None = ""
-        while token is not None:
-            page, next_token = self._unary(calls.adapters(task, token))
-            yield from page
-            token = next_token or None
-
-    def adapter(self, ref: str | TaskRef) -> results.Adapter:
-        """The version that `defect`, `defect@canary` or `defect:3` stands for now."""
-        return self._unary(calls.adapter(ref))
-
-    def set_alias(
-        self, task: str, version: int, alias: str = "live", expected_version: int | None = None
-    ) -> results.AliasChange:
-        """Point an alias at a version, between two batches of running streams.
-
-        With `expected_version` it raises ConflictError unless the alias points there now.
-        """
-        return self._unary(calls.set_alias(task, version, alias, expected_version))
-
-    def rollback(self, task: str, alias: str = "live") -> results.AliasChange:
-        """Point an alias back at the version before."""
-        return self._unary(calls.rollback(task, alias))
 
     def add_source(self, name: str, url: str, tasks: Tasks, **options: Unpack[SourceOptions]) -> Source:
         """Have the server pull a video: rtsp://…, http://…, rtmp://…, srt://… or the path of a file on the server.
@@ -227,6 +181,10 @@ class Client:
             raise calls.not_ready(self.address, timeout) from error
 
     @property
+    def _metadata(self) -> Metadata:
+        return self._caller
+
+    @property
     def _channel(self) -> grpc.Channel:
         if self._open_channel is None:
             raise calls.closed()
@@ -237,7 +195,9 @@ class Client:
     ) -> AnswerT:
         method: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(call.path)
         try:
-            answer = method(call.payload, timeout=timeout or self._timeout, wait_for_ready=wait_for_ready)
+            answer = method(
+                call.payload, timeout=timeout or self._timeout, wait_for_ready=wait_for_ready, metadata=self._caller
+            )
         except grpc.RpcError as error:
             raise from_rpc_error(error, self.address) from error
         return call.parse(answer)

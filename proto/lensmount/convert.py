@@ -9,6 +9,10 @@ _RESIDENCIES = {
     number: results.Residency(name.removeprefix("RESIDENCY_").lower())
     for name, number in adapters_pb2.Residency.items()
 }
+_EVENTS = {
+    number: results.AdapterEventKind(name.removeprefix("KIND_").lower())
+    for name, number in adapters_pb2.AdapterEvent.Kind.items()
+}
 
 
 def adapter_version(message: common_pb2.AdapterVersion) -> results.AdapterVersion:
@@ -79,6 +83,13 @@ def adapter(message: adapters_pb2.Adapter) -> results.Adapter:
         metrics=dict(message.metrics),
         residency=_RESIDENCIES.get(message.residency, results.Residency.UNSPECIFIED),
         residency_reason=message.residency_reason,
+        tags=dict(message.tags),
+        pin_reason=message.pin_reason if message.pinned else None,
+        registered_by=message.registered_by,
+        origin=message.origin,
+        alias_states=tuple(
+            [results.AliasState(each.alias, each.etag, each.set_time_ns) for each in message.alias_states]
+        ),
     )
 
 
@@ -90,7 +101,8 @@ def adapter_page(message: adapters_pb2.ListAdaptersResponse) -> tuple[list[resul
 def registration(message: adapters_pb2.RegisterAdapterResponse) -> results.Registration:
     """What became of an upload."""
     checks = tuple(results.GateCheck(each.name, each.detail, each.duration_ms) for each in message.checks)
-    return results.Registration(adapter(message.adapter), checks, message.already_registered)
+    change = alias_change(message.alias) if message.HasField("alias") else None
+    return results.Registration(adapter(message.adapter), checks, message.already_registered, change)
 
 
 def alias_change(message: adapters_pb2.SetAliasResponse) -> results.AliasChange:
@@ -101,7 +113,34 @@ def alias_change(message: adapters_pb2.SetAliasResponse) -> results.AliasChange:
         version=message.version,
         previous_version=message.previous_version,
         switch_ms=message.switch_ms,
+        etag=message.etag,
+        first_answer_ms=message.first_answer_ms if message.HasField("first_answer_ms") else None,
     )
+
+
+def adapter_event(message: adapters_pb2.AdapterEvent) -> results.AdapterEvent:
+    """An entry of the journal."""
+    return results.AdapterEvent(
+        kind=_EVENTS.get(message.kind, results.AdapterEventKind.UNSPECIFIED),
+        adapter=adapter_version(message.adapter),
+        alias=message.alias,
+        time_ns=message.time_ns,
+        sequence=message.sequence,
+        previous_version=message.previous_version,
+        actor=message.actor,
+        origin=message.origin,
+        detail=message.detail,
+    )
+
+
+def event_page(message: adapters_pb2.ListEventsResponse) -> tuple[list[results.AdapterEvent], str]:
+    """A page of the journal and the token of the next one; "" after the last."""
+    return [adapter_event(each) for each in message.events], message.next_page_token
+
+
+def collected(message: adapters_pb2.CollectAdaptersResponse) -> results.Collected:
+    """What was removed."""
+    return results.Collected(tuple(map(adapter_version, message.removed)), message.size_bytes)
 
 
 def server_info(message: inference_pb2.ServerInfo) -> results.ServerInfo:

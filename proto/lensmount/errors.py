@@ -28,17 +28,18 @@ class LensmountError(Exception):
     """Base of every error that lensmount raises on purpose.
 
     `field` names what is wrong (a request field, a file, a tensor), `value` is what
-    came (shortened), `fix` says what to do; each is "" where it does not apply.
+    came, `fix` says what to do; each is "" where it does not apply. All are shortened:
+    names that somebody sent are among them, of any length.
     """
 
     code: grpc.StatusCode = grpc.StatusCode.UNKNOWN
 
     def __init__(self, message: str, *, field: str = "", value: object = "", fix: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.field = field
+        self.message = _shorten(message, 1000)
+        self.field = _shorten(field, 300)
         self.value = _shorten(value)
-        self.fix = fix
+        self.fix = _shorten(fix, 500)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         got = f" (got {self.value})" if self.value else ""

@@ -7,7 +7,7 @@ the stream's zero), `_ms` are durations in milliseconds.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 
 
@@ -144,11 +144,21 @@ class StreamSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class AliasState:
+    """An alias of a version; `etag` changes whenever the alias does, and a change may name it."""
+
+    alias: str
+    etag: str
+    set_time_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class Adapter:
     """A registered adapter version and what its package says of itself.
 
     `fork` is the first segment that it edits; `metrics` were measured on the sealed test set. `residency_reason` says
-    what is wrong with a version in quarantine, and what to do.
+    what is wrong with a version in quarantine, and what to do. `pin_reason` is None unless it is pinned;
+    `registered_by` and `origin` are who said to have sent it, and from where.
     """
 
     task: str
@@ -166,6 +176,11 @@ class Adapter:
     metrics: Mapping[str, float]
     residency: Residency = Residency.UNSPECIFIED
     residency_reason: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    pin_reason: str | None = None
+    registered_by: str = ""
+    origin: str = ""
+    alias_states: tuple[AliasState, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,17 +199,77 @@ class Registration:
     adapter: Adapter
     checks: tuple[GateCheck, ...]
     already_registered: bool
+    alias_change: AliasChange | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class AliasChange:
-    """An alias points at another version; `previous_version` is 0 when the alias is new."""
+    """An alias points at another version; `previous_version` is 0 when the alias is new.
+
+    `first_answer_ms` is from the request to the first frame that the version answered; None when none was waited for,
+    or came. `etag` is what the next change may name.
+    """
 
     task: str
     alias: str
     version: int
     previous_version: int
     switch_ms: float
+    etag: str = ""
+    first_answer_ms: float | None = None
+
+
+class AdapterEventKind(StrEnum):
+    """What happened to an adapter version; UNSPECIFIED is what this release does not know."""
+
+    UNSPECIFIED = "unspecified"
+    REGISTERED = "registered"
+    REGISTERED_AGAIN = "registered_again"
+    REFUSED = "refused"
+    ALIAS_SET = "alias_set"
+    ROLLED_BACK = "rolled_back"
+    ALIAS_DELETED = "alias_deleted"
+    PINNED = "pinned"
+    UNPINNED = "unpinned"
+    TAGGED = "tagged"
+    DELETED = "deleted"
+    COLLECTED = "collected"
+    FIRST_ANSWER = "first_answer"
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterEvent:
+    """An entry of a registry's journal, or (sequence 0) the first answer of a promoted version on the server asked.
+
+    `adapter.version` is 0 where there is none, as for a package that was refused. `actor` is who said to have asked.
+    """
+
+    kind: AdapterEventKind
+    adapter: AdapterVersion
+    alias: str
+    time_ns: int
+    sequence: int
+    previous_version: int
+    actor: str
+    origin: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """Versions that were removed, or would be, and the bytes that their packages take."""
+
+    removed: tuple[AdapterVersion, ...]
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """A version's package that was written to `path`."""
+
+    adapter: AdapterVersion
+    path: str
+    size_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,12 +12,13 @@ from typing import Generic, Protocol, Self, TypeVar
 
 import grpc
 
+from lensmount import convert
 from lensmount.accounts import StreamAccount, WatchAccount
 from lensmount.feed import Item, Pacer, Packer
-from lensmount.results import Result
+from lensmount.results import AdapterEvent, Result
 from lensmount.sources import Source
 from lensmount.status import from_rpc_error
-from lensmount.v1 import inference_pb2, sources_pb2
+from lensmount.v1 import adapters_pb2, inference_pb2, sources_pb2
 
 MessageT = TypeVar("MessageT")
 MessageT_co = TypeVar("MessageT_co", covariant=True)
@@ -176,6 +177,20 @@ class Watch(WatchAccount, Incoming[sources_pb2.WatchResultsResponse, Result | So
 
     def _start(self) -> IncomingCall[sources_pb2.WatchResultsResponse]:
         return self._open_call()
+
+
+class AdapterWatch(Incoming[adapters_pb2.AdapterEvent, AdapterEvent]):
+    """What happens to adapter versions, as it happens."""
+
+    def __init__(self, open_call: Callable[[], IncomingCall[adapters_pb2.AdapterEvent]], address: str) -> None:
+        super().__init__(address)
+        self._open_call = open_call
+
+    def _start(self) -> IncomingCall[adapters_pb2.AdapterEvent]:
+        return self._open_call()
+
+    def _take(self, message: adapters_pb2.AdapterEvent) -> AdapterEvent | None:
+        return convert.adapter_event(message)
 
 
 def _messages(items: Iterable[Item], packer: Packer) -> Iterator[inference_pb2.StreamInferRequest]:

@@ -86,7 +86,7 @@ async def running(config: ServeConfig, zygote: Zygote | None = None) -> AsyncIte
     """
     host, port = config.host_port
     async with AsyncExitStack() as stack:
-        registry = Registry(config.data_dir)
+        registry = Registry(config.data_dir, config.places)
         stack.callback(registry.close)
         pool = WorkerPool(zygote, PoolOptions(most=config.decode_workers))  # loads beside the backbone
         stack.push_async_callback(pool.close)
@@ -96,17 +96,18 @@ async def running(config: ServeConfig, zygote: Zygote | None = None) -> AsyncIte
         stack.callback(engine.close)
         scheduler = Scheduler(engine, mounts)
         stack.push_async_callback(scheduler.close)
-        catalog = Catalog(registry, mounts, scheduler)
+        catalog = Catalog(registry, mounts, scheduler, config.policy, config.keep_versions)
         stack.push_async_callback(catalog.close)
         await catalog.load_aliases()
         hub = Hub()
+        catalog.follower.on_gone = hub.end_task
         store = SourceStore(config.data_dir / "sources.json")
         options = SourceOptions(addresses=config.addresses)
         sources = SourceManager(catalog, hub, pool, options, pin=catalog.pinned, store=store)
         stack.push_async_callback(sources.close)
         metrics = config.metrics_host_port
         if metrics is not None:
-            snapshot = functools.partial(_snapshot, sources, pool, engine)
+            snapshot = functools.partial(_snapshot, catalog, sources, pool, engine)
             await stack.enter_async_context(metrics_server(*metrics, snapshot))
         server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=OPTIONS)
         _add_services(server, catalog, scheduler, pool, sources, hub)
@@ -120,8 +121,10 @@ async def running(config: ServeConfig, zygote: Zygote | None = None) -> AsyncIte
         yield f"{host}:{bound}", backbone
 
 
-def _snapshot(sources: SourceManager, pool: WorkerPool, engine: Engine) -> Snapshot:
-    return Snapshot(sources.list(), len(pool.workers), engine.counters())
+def _snapshot(catalog: Catalog, sources: SourceManager, pool: WorkerPool, engine: Engine) -> Snapshot:
+    follower = catalog.follower
+    state, workers = catalog.residency.state(), len(pool.workers)
+    return Snapshot(sources.list(), workers, engine.counters(), state, follower.seq, follower.behind_s)
 
 
 def _add_services(

@@ -13,21 +13,21 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, suppress
+from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
-from lensmount.errors import ConflictError
+from lensmount.errors import ConflictError, NotFoundError
 from lensmount_adapters.adapter import Adapter, fit
-from lensmount_adapters.package import read_content
 from lensmount_adapters.preprocessing import Preprocessing
 from lensmount_server.firsts import FirstAnswers
 from lensmount_server.following import Follower
 from lensmount_server.frames import Answer, Frame, VersionId, Want
 from lensmount_server.mounts import ColdError, Leases, Mounted, Mounts
 from lensmount_server.policy import Policy
-from lensmount_server.registrar import Receive, Registrar, Registration, Request
-from lensmount_server.registry import By, Change, Expected, Registry
+from lensmount_server.registrar import Promotion, Receive, Registrar, Registration, Request
+from lensmount_server.registry import NOBODY, By, Change, Collected, Expected, Registry
 from lensmount_server.residency import Residency
 from lensmount_server.scheduler import Scheduler
 from lensmount_server.scheduling import ANY_TIME, Terms
@@ -37,30 +37,20 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 ANYTHING = Expected()
-NOBODY = By()
-
-
-@dataclass(frozen=True)
-class Promotion:
-    """An alias that was set: from `previous` (0: none) to `version`, within `switch_ms`.
-
-    `first_answer_ms` is the time to the first frame that it answered; None when none was waited for, or came.
-    """
-
-    task: str
-    alias: str
-    version: int
-    previous: int
-    switch_ms: float
-    etag: str
-    first_answer_ms: float | None = None
 
 
 class Catalog:
-    """The adapters of this server; lives on the event loop, works on disk in threads."""
+    """The adapters of this server; lives on the event loop, works on disk in threads.
 
-    def __init__(self, registry: Registry, mounts: Mounts, scheduler: Scheduler, policy: Policy | None = None) -> None:
+    `policy` is what a package's own metrics must reach; where `keep` is given, versions beyond so many of the newest
+    are collected after each registration.
+    """
+
+    def __init__(
+        self, registry: Registry, mounts: Mounts, scheduler: Scheduler, policy: Policy | None = None, keep: int = 0
+    ) -> None:
         self.registry = registry
+        self._keep = keep
         self._mounts = mounts
         self._scheduler = scheduler
         self._begun: set[asyncio.Task[Any]] = set()
@@ -71,13 +61,13 @@ class Catalog:
         self._registrar = Registrar(registry, self.residency, scheduler, policy or Policy())
 
     async def load_aliases(self) -> None:
-        """Learn what every alias points at, and follow that. An adapter is loaded when a stream or frame asks for it."""
-        await self.follower.start()
+        """Learn what every alias points at, and follow that. Nothing is loaded before somebody asks for it."""
+        pointed = await self.follower.start()
         backbone = self._scheduler.engine.backbone
         foreign = await asyncio.to_thread(self.registry.foreign, backbone.fingerprint)
         if foreign:
-            what = "%d aliases can not answer: their adapters are for other weights than this server's %s"
-            log.error(what, foreign, backbone.name)
+            what = "%d of %d aliases can not answer: their adapters are for other weights than this server's %s"
+            log.error(what, foreign, pointed, backbone.name)
 
     async def close(self) -> None:
         """Wait for the registrations, promotions and loads under way."""
@@ -103,7 +93,7 @@ class Catalog:
     ) -> Promotion:
         """Point an alias at a version: loaded first, then written down, then answering.
 
-        Waits for the first frame that it answers, at most `patience_s`.
+        Where streams follow the alias it waits for the first frame that it answers, at most `patience_s`.
         Raises NotFoundError, ConflictError, or IncompatibleError for a version that can not be loaded.
         """
         start = time.perf_counter()
@@ -113,7 +103,7 @@ class Catalog:
             write = self.registry.set_alias
             return await self._switch(promoted, alias, start, write, task, alias, version, expected, by)
 
-        return await _first_answer(await self._finish(switch()), patience_s)
+        return await self._first_answer(await self._finish(switch()), patience_s)
 
     async def roll_back(
         self,
@@ -137,10 +127,27 @@ class Catalog:
                 raise ConflictError(f"somebody else changed {task}@{alias}", field="etag", value=etag, fix=fix)
             return await self._switch(target.version, alias, start, self.registry.roll_back, target, alias, now, by)
 
-        return await _first_answer(await self._finish(switch()), patience_s)
+        return await self._first_answer(await self._finish(switch()), patience_s)
+
+    async def change(self, write: Callable[..., T], *what: Any) -> T:
+        """Change the registry in a thread, to the end, and have the change take effect here. Raises as `write` does."""
+
+        async def written() -> T:
+            done = await asyncio.to_thread(write, *what)
+            await self.follower.catch_up()
+            return done
+
+        return await self._finish(written())
+
+    async def collect(self, keep: int, task: str = "", by: By = NOBODY, *, dry_run: bool = False) -> Collected:
+        """Delete versions that nothing needs, streams of this server included; see `Registry.collect`."""
+        for number in self._mounts.hot.pinned:
+            with suppress(NotFoundError):
+                await self.follower.note([number])
+        return await self.change(partial(self.registry.collect, keep, task, by, dry_run=dry_run))
 
     async def note_use(self, wants: Sequence[Want]) -> None:
-        """Have no server on this registry collect the versions that a stream asks for by number. Raises NotFoundError."""
+        """Have no server collect the versions that a stream asks for by number. Raises NotFoundError."""
         await self.follower.note({(want.task, want.version) for want in wants if want.version})
 
     async def ensure(self, wants: Sequence[Want]) -> list[Mounted]:
@@ -188,11 +195,13 @@ class Catalog:
     async def _register(self, receive: Receive, alias: str, request: Request) -> Registration:
         done = await self._registrar.register(receive, request)
         self.follower.kick()
+        if self._keep and done.is_new and not request.validate_only:
+            await self.collect(self._keep, done.record.id.task, By(origin="--keep-versions"))
         if not alias or request.validate_only:
             return done
         task, version = done.record.id.task, done.record.id.version
-        await self.promote(task, alias, version, by=request.by)
-        return replace(done, record=await asyncio.to_thread(self.registry.get, task, version))
+        promotion = await self.promote(task, alias, version, by=request.by)
+        return replace(done, record=await asyncio.to_thread(self.registry.get, task, version), promotion=promotion)
 
     async def _switch(
         self, version: VersionId, alias: str, start: float, write: Callable[..., Change], *what: Any
@@ -213,6 +222,13 @@ class Catalog:
         done = Promotion(version.task, alias, version.version, change.previous, switch_ms, change.etag)
         return done, first
 
+    async def _first_answer(self, done: tuple[Promotion, asyncio.Future[float]], patience_s: float) -> Promotion:
+        promotion, first = done
+        if self._mounts.followed(promotion.task, promotion.alias):
+            await asyncio.wait([first], timeout=patience_s)
+        answered = first.done() and not first.cancelled()
+        return replace(promotion, first_answer_ms=first.result()) if answered else promotion
+
     async def _hold(self, wants: Sequence[Want], held: Leases) -> list[Mounted]:
         """The adapters of `wants`, leased before they are waited for; all that are cold are loaded side by side."""
         versions = [self._mounts.version(want) or await self._identify(want) for want in wants]
@@ -228,11 +244,4 @@ class Catalog:
 
     def _read(self, version: VersionId) -> Adapter:
         """A registered version from the disk; what passed the gate is not checked again if its bytes are the same."""
-        folder = self.registry.folder(version)
-        return fit(read_content(folder, version.content_hash), self._scheduler.engine.backbone)
-
-
-async def _first_answer(done: tuple[Promotion, asyncio.Future[float]], patience_s: float) -> Promotion:
-    promotion, first = done
-    await asyncio.wait([first], timeout=patience_s)
-    return replace(promotion, first_answer_ms=first.result()) if first.done() and not first.cancelled() else promotion
+        return fit(self.registry.read(version), self._scheduler.engine.backbone)

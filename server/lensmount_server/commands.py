@@ -28,6 +28,8 @@ from lensmount_server.config import (
 from lensmount_server.doctor import examine
 from lensmount_server.engine.settings import DEFAULT_MERGED_MIB, DEVICES, ENGINES, PRECISIONS, EngineSettings
 from lensmount_server.hotset import HotLimits
+from lensmount_server.policy import parse_policy
+from lensmount_server.registry import Places
 from lensmount_server.video.policy import AddressPolicy, known_schemes, parse_network
 from lensmount_server.workers.pool import PoolOptions
 
@@ -92,6 +94,7 @@ def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
             show_default=True,
             help="Adapters kept in memory; others are loaded when they are asked for.",
         ),
+        *_registry_options(),
         *_source_options(),
         click.option("--json", "as_json", is_flag=True, help="For machines: one JSON object a line."),
     ]
@@ -99,6 +102,43 @@ def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(options):
         configured = option(configured)
     return configured
+
+
+def _registry_options() -> list[Callable[..., Any]]:
+    """Where the registry is, and what may get into it."""
+    return [
+        click.option(
+            "--registry",
+            default="",
+            envvar="LENSMOUNT_REGISTRY",
+            metavar="URL",
+            help="The registry's database, postgresql://… for example, which several servers may share. "
+            "Without it: a file in the data directory.",
+        ),
+        click.option(
+            "--packages",
+            default="",
+            envvar="LENSMOUNT_PACKAGES",
+            metavar="FOLDER|URL",
+            help="Where packages are kept: a folder, or s3://… and the like. Without it: in the data directory. "
+            "Servers that share a registry share this too.",
+        ),
+        click.option(
+            "--minimum-metric",
+            "minima",
+            multiple=True,
+            metavar="[TASK:]NAME=NUMBER",
+            help="Refuse adapters whose own test metrics are below this: macro_f1=0.9, or defect:recall.crack=0.98; "
+            "may be repeated.",
+        ),
+        click.option(
+            "--keep-versions",
+            type=click.IntRange(0),
+            default=0,
+            help="After each registration delete versions of the task beyond so many of the newest, if nothing "
+            "needs them. 0: keep all.",
+        ),
+    ]
 
 
 def _source_options() -> list[Callable[..., Any]]:
@@ -175,6 +215,10 @@ def _with_config(command: Callable[..., Any]) -> Callable[..., Any]:
         source_networks: tuple[str, ...],
         decode_workers: int,
         metrics_address: str,
+        registry: str,
+        packages: str,
+        minima: tuple[str, ...],
+        keep_versions: int,
         **own: Any,
     ) -> Any:
         settings = EngineSettings(engine, precision, threads, merged_mib, device)
@@ -189,6 +233,9 @@ def _with_config(command: Callable[..., Any]) -> Callable[..., Any]:
             addresses,
             metrics_address,
             decode_workers,
+            Places(registry, packages),
+            parse_policy(minima),
+            keep_versions,
         )
         return command(config, **own)
 

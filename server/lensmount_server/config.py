@@ -10,6 +10,8 @@ import platformdirs
 from lensmount.errors import InvalidInputError
 from lensmount_server.engine.settings import EngineSettings
 from lensmount_server.hotset import HotLimits
+from lensmount_server.policy import Policy
+from lensmount_server.registry import Places
 from lensmount_server.video.policy import AddressPolicy
 from lensmount_server.workers.pool import PoolOptions
 
@@ -29,6 +31,8 @@ class ServeConfig:
 
     `addresses` is where sources may come from: files, by default, from the current folder. `metrics_address` is
     where Prometheus reads; "": nowhere. `decode_workers` processes share the sources that are more than they.
+    `places` is where the registry lies, `policy` what metrics an adapter must reach, `keep_versions` how many of the
+    newest versions of each task stay (0: all).
     """
 
     data_dir: Path
@@ -40,6 +44,9 @@ class ServeConfig:
     addresses: AddressPolicy = field(default_factory=AddressPolicy)
     metrics_address: str = ""
     decode_workers: int = PoolOptions.most
+    places: Places = field(default_factory=Places)
+    policy: Policy = field(default_factory=Policy)
+    keep_versions: int = 0
 
     @property
     def host_port(self) -> tuple[str, int]:

@@ -56,24 +56,34 @@ class Follower:
         self._residency = residency
         self._watchers: set[Watcher] = set()
         self._kicked = asyncio.Event()
+        self._turn_taking = asyncio.Lock()
         self._noted: dict[tuple[str, int], float] = {}
         self._beaten = time.monotonic()
         self._running: asyncio.Task[None] | None = None
         self._ended = False
         self.seq = 0
-        self.behind_since: float | None = None
+        self._behind_since: float | None = None
         self.on_gone: Callable[[str], None] = lambda _task: None
 
-    async def start(self) -> None:
-        """Learn what every alias points at, without loading anything, and follow from there."""
+    @property
+    def behind_s(self) -> float:
+        """For how long the registry could not be read; 0.0 while it can."""
+        return 0.0 if self._behind_since is None else time.monotonic() - self._behind_since
+
+    async def start(self) -> int:
+        """Learn what every alias points at, without loading anything, and follow from there; returns how many."""
+        await self.close()
         pointed, self.seq = await asyncio.to_thread(self._registry.pointed)
         self._mounts.replace(pointed)
+        self._ended = False
         self._running = asyncio.create_task(self._run(), name="follow-registry")
         self._running.add_done_callback(_report)
+        return len(pointed)
 
     async def close(self) -> None:
         """Follow no more; watchers end."""
         self._ended = True
+        self._kicked.set()
         self._wake()
         if self._running is not None:
             self._running.cancel()
@@ -135,23 +145,26 @@ class Follower:
             self._watchers.discard(watcher)
 
     async def _run(self) -> None:
-        while True:
+        while not self._ended:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._kicked.wait(), POLL_S)
+                async with asyncio.timeout(POLL_S):
+                    await self._kicked.wait()
             self._kicked.clear()
             try:
-                await self._catch_up()
+                await self.catch_up()
                 await self._keep_alive()
                 self._recovered()
             except UnavailableError as error:
                 self._fell_behind(error)
                 await asyncio.sleep(POLL_S)
 
-    async def _catch_up(self) -> None:
-        while entries := await asyncio.to_thread(self._registry.since, self.seq, BATCH):
-            await self._apply(entries)
-            self.seq = entries[-1].seq
-            self._wake()
+    async def catch_up(self) -> None:
+        """Apply what was written until now. Raises UnavailableError."""
+        async with self._turn_taking:
+            while entries := await asyncio.to_thread(self._registry.since, self.seq, BATCH):
+                await self._apply(entries)
+                self.seq = entries[-1].seq
+                self._wake()
 
     async def _apply(self, entries: list[Entry]) -> None:
         last = {(entry.version.task, entry.alias): entry for entry in entries if entry.alias}
@@ -180,7 +193,8 @@ class Follower:
 
     async def _load(self, version: VersionId) -> None:
         try:
-            await asyncio.wait_for(self._residency.load(version), MAX_LAG_S)
+            async with asyncio.timeout(MAX_LAG_S):
+                await self._residency.load(version)
         except (LensmountError, TimeoutError) as error:
             log.warning("%s:%d is not in memory yet: %s", version.task, version.version, error or "it takes longer")
 
@@ -201,14 +215,14 @@ class Follower:
             watcher.news.set()
 
     def _fell_behind(self, error: UnavailableError) -> None:
-        if self.behind_since is None:
-            self.behind_since = time.monotonic()
+        if self._behind_since is None:
+            self._behind_since = time.monotonic()
             log.error("changes by other servers are not seen until the registry is back: %s", error)
 
     def _recovered(self) -> None:
-        if self.behind_since is not None:
-            log.warning("the registry is back after %.1f s", time.monotonic() - self.behind_since)
-            self.behind_since = None
+        if self._behind_since is not None:
+            log.warning("the registry is back after %.1f s", time.monotonic() - self._behind_since)
+            self._behind_since = None
 
 
 def _report(running: asyncio.Task[None]) -> None:

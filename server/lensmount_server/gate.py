@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from lensmount_adapters.adapter import Adapter
-from lensmount_adapters.admission import Admitted, admit
+from lensmount_adapters.admission import Admitted, Passed, admit
 from lensmount_adapters.backbones import Backbone
 from lensmount_adapters.golden import Golden, compare_logits
 from lensmount_adapters.pictures import Pixels
 
-__all__ = ["Admitted", "Check", "golden_check", "inspect", "passed"]
+__all__ = ["Admitted", "Check", "golden_check", "inspect", "noted", "passed"]
 
 Logits = Callable[[Pixels, Adapter], Awaitable[Tensor]]
 
@@ -39,13 +39,18 @@ class Check:
 
 def inspect(folder: Path, backbone: Backbone, checks: list[Check]) -> Admitted:
     """Run every check that needs no engine on an unpacked package; appends to `checks`. Blocks."""
+    return admit(folder, backbone, noted(checks))
+
+
+def noted(checks: list[Check]) -> Passed:
+    """Appends to `checks` whatever is told to have passed, with the time since the one before."""
     start = time.perf_counter()
 
     def note(name: str, detail: str) -> None:
         nonlocal start
         start = passed(checks, name, detail, start)
 
-    return admit(folder, backbone, note)
+    return note
 
 
 async def golden_check(admitted: Admitted, logits: Logits, precision: str, checks: list[Check]) -> None:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import count
 
-from lensmount.errors import InvalidInputError
+from lensmount.errors import InvalidInputError, NotFoundError
 from lensmount_server.sources.model import SourceStatus
 from lensmount_server.streams import StreamResult
 
@@ -38,12 +38,15 @@ class HubItem:
 class Subscription:
     """What one subscriber wants and what waits for it: an asynchronous iterator of `HubItem`.
 
-    It ends when `close` was called or when every source that it named has been removed.
+    It ends when `close` was called or when every source that it named has been removed; with NotFoundError when
+    every task that it named was deleted.
     """
 
     def __init__(self, sources: Iterable[str], tasks: Iterable[str], queue_size: int, *, with_frames: bool) -> None:
         self._sources = set(sources)
-        self._tasks = frozenset(tasks)
+        self._tasks = set(tasks)
+        self._every_task = not self._tasks
+        self._error: NotFoundError | None = None
         self._everything = not self._sources
         self._with_frames = with_frames
         self._size = min(queue_size, MAX_QUEUE_WITH_FRAMES) if with_frames else queue_size
@@ -69,6 +72,8 @@ class Subscription:
 
     async def __anext__(self) -> HubItem:
         while not (self._results or self._states):
+            if self._error is not None:
+                raise self._error
             if self._closed:
                 raise StopAsyncIteration
             self._arrived.clear()
@@ -82,7 +87,7 @@ class Subscription:
 
     def add_result(self, result: StreamResult, without_frame: StreamResult) -> None:
         """Queues a result that passes the filters, at the expense of the oldest one when the queue is full."""
-        if not self._wants(result.source) or (self._tasks and result.answer.adapter.task not in self._tasks):
+        if not self._wants(result.source) or not self._wants_task(result.answer.adapter.task):
             return
         if len(self._results) >= self._size:
             self._results.popleft()
@@ -101,6 +106,18 @@ class Subscription:
         self._sources.discard(source)
         if not self._sources and not self._everything:
             self.close()
+
+    def end_task(self, task: str) -> None:
+        """A task was deleted: one fewer to wait for."""
+        if task in self._tasks:
+            self._tasks.discard(task)
+            if not self._tasks:
+                fix = "watch another task; `lensmount adapters list` shows what there is"
+                self._error = NotFoundError("this task was deleted", field="tasks", value=task, fix=fix)
+                self.close()
+
+    def _wants_task(self, task: str) -> bool:
+        return self._every_task or task in self._tasks
 
     def _wants(self, source: str) -> bool:
         return not self._closed and (self._everything or source in self._sources)
@@ -160,6 +177,11 @@ class Hub:
         """Ends the subscriptions that waited for this source alone."""
         for subscription in self._subscriptions:
             subscription.forget(source)
+
+    def end_task(self, task: str) -> None:
+        """Ends the subscriptions that named this task alone, with NotFoundError."""
+        for subscription in self._subscriptions:
+            subscription.end_task(task)
 
     def close(self) -> None:
         """Ends all subscriptions."""

@@ -116,7 +116,7 @@ class Mounts:
         return True
 
     def delete(self, version: VersionId) -> None:
-        """This number never answers again, hot or not."""
+        """Have a number never answer again, hot or not."""
         number = (version.task, version.version)
         self._deleted.add(number)
         self.hot.doom(number)

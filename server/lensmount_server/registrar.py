@@ -20,7 +20,7 @@ from lensmount_server.frames import VersionId
 from lensmount_server.gate import Admitted, Check, golden_check, inspect, passed
 from lensmount_server.hotset import Mounted
 from lensmount_server.policy import Policy
-from lensmount_server.registry import By, Record, Registry
+from lensmount_server.registry import NOBODY, By, Record, Registry
 from lensmount_server.residency import Residency
 from lensmount_server.scheduler import Scheduler
 
@@ -32,21 +32,39 @@ Receive = Callable[[Path], Awaitable[Check]]
 class Request:
     """What is asked for with a package: who asks, the tags of the version, and whether it is only to be checked."""
 
-    by: By = By()
+    by: By = NOBODY
     tags: Mapping[str, str] = field(default_factory=dict)
     validate_only: bool = False
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """An alias that was set: from `previous` (0: none) to `version`, within `switch_ms`.
+
+    `first_answer_ms` is the time to the first frame that it answered; None when none was waited for, or came.
+    """
+
+    task: str
+    alias: str
+    version: int
+    previous: int
+    switch_ms: float
+    etag: str
+    first_answer_ms: float | None = None
 
 
 @dataclass(frozen=True)
 class Registration:
     """A registered version and the checks that it passed; `is_new` unless its content was there before.
 
-    The record of a package that was only checked has the number 0, unless it is registered.
+    The record of a package that was only checked has the number 0, unless it is registered. `promotion` is how the
+    alias was set that was asked for.
     """
 
     record: Record
     checks: tuple[Check, ...]
     is_new: bool
+    promotion: Promotion | None = None
 
 
 class Registrar:
@@ -97,7 +115,7 @@ class Registrar:
         if known is not None:
             return known, False
         identity = VersionId(package.manifest.task, 0, package.content_hash)
-        return Record(identity, package.manifest, package.size_bytes, 0, 0, "", By()), True
+        return Record(identity, package.manifest, package.size_bytes, 0, 0, "", NOBODY), True
 
 
 def _task_of(folder: Path) -> str:

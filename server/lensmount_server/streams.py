@@ -81,8 +81,8 @@ class Stream:
     version that would answer now, and is dropped as `gate`. A frame that is too late (DeadlineError) is
     asked once more without the wants that have a rate, which then have their turn at the next frame: they never
     promised to answer this one. Where that is too late too, the frame is dropped as late. With `tolerant`
-    any other LensmountError costs the stream that frame too, except NotFoundError: the
-    task is gone, and the stream ends with it. Without, every other error ends the stream.
+    any other LensmountError costs the stream that frame too; a want whose task or version is gone (NotFoundError)
+    is left out, and the stream ends with the last of them. Without, every other error ends the stream.
     """
 
     def __init__(  # each is a part of what a stream is
@@ -199,6 +199,8 @@ class Stream:
             return []
         said = asked.said.result()
         answers = said.answers
+        if isinstance(self.last_error, NotFoundError) and len(answers) == len(asked.due):
+            self.last_error = None  # what was gone is back
         self.account.add(answered=int(not said.reused), dropped=Drops(gate=int(said.reused)))
         results = [
             StreamResult.of(self.name, asked.frame, answer, self._lost[want], reused=said.reused)
@@ -217,7 +219,20 @@ class Stream:
             if promised in ((), due):
                 raise
             due, answers = promised, await self._answerer.answer(frame, promised, self._terms)
+        except NotFoundError as error:
+            there = tuple(want for want in due if self._is_there(want))
+            if not self._tolerant or there in ((), due):
+                raise
+            self.last_error = error
+            return await self._answer(frame, there)
         return dict(zip(due, answers, strict=True))
+
+    def _is_there(self, want: Want) -> bool:
+        try:
+            self._answerer.version(want)
+        except NotFoundError:
+            return False
+        return True
 
     def _drop(self, error: BaseException, due: Iterable[Want]) -> None:
         late = isinstance(error, DeadlineError)
@@ -242,7 +257,9 @@ class Stream:
             self._lost[want] += drops
 
     def _tolerates(self, error: BaseException) -> bool:
-        if not self._tolerant or not isinstance(error, LensmountError) or isinstance(error, NotFoundError):
+        if not self._tolerant or not isinstance(error, LensmountError):
+            return False
+        if isinstance(error, NotFoundError) and not any(map(self._is_there, self._wants)):
             return False
         self.last_error = error
         return True

@@ -13,7 +13,7 @@ import grpc
 import pytest
 
 from lensmount import Client, IncompatibleError, InvalidInputError
-from lensmount.archive import CHUNK_BYTES, Archive, open_archive, upload_messages
+from lensmount.archive import CHUNK_BYTES, Archive, Upload, open_archive, upload_messages
 from lensmount.v1 import adapters_pb2, common_pb2
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def test_entries_are_stored_sorted_and_dated(package: Path) -> None:
 @pytest.mark.parametrize("size", [0, 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES])
 def test_chunks_cover_the_archive_exactly(size: int) -> None:
     archive = Archive(BytesIO(bytes(size)), size, "")
-    _, *chunks = upload_messages(archive, None)
+    _, *chunks = upload_messages(archive, Upload())
     assert [len(chunk.chunk) for chunk in chunks[:-1]] == [CHUNK_BYTES] * (len(chunks) - 1)
     assert sum(len(chunk.chunk) for chunk in chunks) == size
 

@@ -26,7 +26,7 @@ from lensmount_server.engine.settings import EngineSettings
 from lensmount_server.frames import Frame
 from lensmount_server.services import push as pushed
 from lensmount_server.video.policy import AddressPolicy
-from serving import CLOSE, PATIENCE_S, Feed, Kit, config, message, raw_frame, read, serving
+from serving import CLOSE, PATIENCE_S, Feed, Kit, config, message, raw_frame, read, serving, stored
 from videos import write_clip
 
 SHOT = pictures(1, seed=11)[0]
@@ -163,7 +163,7 @@ async def test_it_starts_and_serves_the_others_when_a_package_is_damaged(
     async with serving(kit, tmp_path / "data") as server:
         for version in (kit.defect[0], kit.surface):
             await server.client.register(version.folder, alias="live")
-    damaged = tmp_path / "data" / "blobs" / kit.defect[0].adapter.content_hash / "adapter_model.safetensors"
+    damaged = stored(tmp_path / "data", kit.defect[0].adapter.content_hash) / "adapter_model.safetensors"
     data = bytearray(damaged.read_bytes())
     data[-5] ^= 4
     damaged.write_bytes(data)

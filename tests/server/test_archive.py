@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fuzzing.zipping import Archive, write_archive
 from lensmount.archive import open_archive
 from lensmount.errors import InvalidInputError, LensmountError, TooLargeError
 from lensmount_adapters.archive import unpack
@@ -252,3 +253,13 @@ def test_any_damage_gives_an_error_of_ours_or_the_same_content(
             return
         found = {path.name: path.read_bytes() for path in folder.iterdir()}
         assert found.items() <= sample.contents.items()
+
+
+@pytest.mark.parametrize("length", [5000, 65_535])
+def test_a_name_of_any_length_makes_a_short_error(contents: dict[str, bytes], length: int) -> None:
+    """`zipfile` says both names where the directory and a file disagree."""
+    archive = Archive.of(contents)
+    archive.entries[0].local_name = b"a" * length
+    error = refusal(write_archive(archive))
+    assert "aaaa" in error.message
+    assert len(str(error)) < 1500

@@ -16,14 +16,15 @@ from lensmount.archive import open_archive
 from lensmount.errors import ConflictError, IncompatibleError, LensmountError, NotFoundError
 from lensmount_adapters.admission import STEPS
 from lensmount_adapters.backbones import Backbone
-from lensmount_server.catalog import Catalog, Registration
+from lensmount_server.catalog import Catalog
 from lensmount_server.engine.runtime import Engine
 from lensmount_server.frames import Answer, Frame, Still, Want
 from lensmount_server.gate import Check
 from lensmount_server.mounts import Mounts
-from lensmount_server.registry import Registry
+from lensmount_server.registrar import Registration
+from lensmount_server.registry import Expected, Registry
 from lensmount_server.scheduler import Scheduler
-from serving import CLOSE, PATIENCE_S, Kit, Version, eventually, kept
+from serving import CLOSE, PATIENCE_S, Kit, Version, eventually, kept, stored
 
 SHOT = pictures(1, seed=3)[0]
 
@@ -75,6 +76,7 @@ async def test_a_registered_version_passed_every_check_in_order(catalog: Catalog
         *STEPS,
         "warm-up",
         "golden",
+        "policy",
     ]
     assert all(check.duration_ms >= 0 for check in done.checks)
     assert done.is_new
@@ -109,7 +111,7 @@ async def test_a_promotion_answers_from_the_next_frame_on(catalog: Catalog, kit:
         answer = await ask(catalog, Want("defect"))
         assert answer.adapter.version == number
         assert answer.scores == pytest.approx(kit.defect[number - 1].scores(SHOT), abs=CLOSE)
-    done = await catalog.promote("defect", "live", 1, expected=2)
+    done = await catalog.promote("defect", "live", 1, Expected(2))
     assert (done.previous, done.version) == (2, 1)
     assert done.switch_ms > 0
 
@@ -119,7 +121,7 @@ async def test_a_refused_promotion_changes_nothing(catalog: Catalog, kit: Kit) -
         await register(catalog, version.folder)
     await catalog.promote("defect", "live", 1)
     with pytest.raises(ConflictError):
-        await catalog.promote("defect", "live", 2, expected=2)
+        await catalog.promote("defect", "live", 2, Expected(2))
     with pytest.raises(NotFoundError):
         await catalog.promote("defect", "live", 3)
     assert (await ask(catalog, Want("defect"))).adapter.version == 1
@@ -174,8 +176,8 @@ async def test_a_bit_that_flips_on_disk_costs_that_version_and_nothing_else(
     kit: Kit, data_dir: Path, name: str, where: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     await stock(kit, data_dir)
-    stored = data_dir / "blobs" / kit.defect[1].adapter.content_hash / name
-    flip(stored, round(where * (stored.stat().st_size - 1)))
+    file = stored(data_dir, kit.defect[1].adapter.content_hash) / name
+    flip(file, round(where * (file.stat().st_size - 1)))
     with caplog.at_level(logging.ERROR):
         async with opened(kit.backbone, data_dir) as catalog:
             with pytest.raises(IncompatibleError, match=r"in quarantine: .*changed on disk"):
@@ -194,7 +196,7 @@ async def test_a_bit_that_flips_on_disk_costs_that_version_and_nothing_else(
 
 async def test_other_content_in_its_place_is_refused_by_its_hash(kit: Kit, data_dir: Path) -> None:
     await stock(kit, data_dir)
-    blob = data_dir / "blobs" / kit.defect[1].adapter.content_hash
+    blob = stored(data_dir, kit.defect[1].adapter.content_hash)
     shutil.rmtree(blob)
     shutil.copytree(kit.defect[2].folder, blob)
     async with opened(kit.backbone, data_dir) as catalog:
@@ -205,7 +207,7 @@ async def test_other_content_in_its_place_is_refused_by_its_hash(kit: Kit, data_
 
 async def test_a_package_that_is_gone_is_told(kit: Kit, data_dir: Path) -> None:
     await stock(kit, data_dir)
-    shutil.rmtree(data_dir / "blobs" / kit.defect[1].adapter.content_hash)
+    shutil.rmtree(stored(data_dir, kit.defect[1].adapter.content_hash))
     async with opened(kit.backbone, data_dir) as catalog:
         with pytest.raises(NotFoundError, match="gone") as caught:
             await catalog.promote("defect", "live", 2)
@@ -216,7 +218,7 @@ async def test_a_package_that_is_gone_is_told(kit: Kit, data_dir: Path) -> None:
 @pytest.mark.parametrize("damage", ["flipped", "gone"])
 async def test_registering_it_again_mends_a_package(kit: Kit, data_dir: Path, damage: str) -> None:
     await stock(kit, data_dir)
-    blob = data_dir / "blobs" / kit.defect[1].adapter.content_hash
+    blob = stored(data_dir, kit.defect[1].adapter.content_hash)
     if damage == "gone":
         shutil.rmtree(blob)
     else:
@@ -230,9 +232,9 @@ async def test_registering_it_again_mends_a_package(kit: Kit, data_dir: Path, da
 
 async def test_a_file_that_can_not_be_read_does_not_keep_the_server_from_starting(kit: Kit, data_dir: Path) -> None:
     await stock(kit, data_dir)
-    stored = data_dir / "blobs" / kit.defect[1].adapter.content_hash / "task.json"
-    stored.unlink()
-    stored.symlink_to(stored)
+    file = stored(data_dir, kit.defect[1].adapter.content_hash) / "task.json"
+    file.unlink()
+    file.symlink_to(file)
     async with opened(kit.backbone, data_dir) as catalog:
         assert await ask(catalog, Want("surface"))
         with pytest.raises(LensmountError):

@@ -18,7 +18,7 @@ from lensmount_adapters.package import content_hash
 from lensmount_server.frames import Answer, Frame, Still, VersionId, Want
 from lensmount_server.mounts import ColdError, Mounts
 from lensmount_server.scheduling import Terms
-from serving import CLOSE, PATIENCE_S, Kit, kept
+from serving import CLOSE, PATIENCE_S, Kit, kept, stored
 from tampering import Tamper, in_json, in_tensors
 
 # Who waits for what is cold: those who want it, and nobody else.
@@ -87,10 +87,10 @@ async def test_an_alias_that_moves_to_a_cold_version_while_a_frame_waits_is_foll
 
 
 def corrupt(data_dir: Path, hash_: str) -> None:
-    stored = data_dir / "blobs" / hash_ / "adapter_model.safetensors"
-    data = bytearray(stored.read_bytes())
+    file = stored(data_dir, hash_) / "adapter_model.safetensors"
+    data = bytearray(file.read_bytes())
     data[-3] ^= 1
-    stored.write_bytes(data)
+    file.write_bytes(data)
 
 
 async def test_a_cold_version_that_was_changed_on_disk_is_refused_and_nobody_else_notices(

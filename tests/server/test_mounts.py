@@ -59,7 +59,7 @@ def test_a_version_that_is_hot_can_be_asked_for_by_number(kit: Kit) -> None:
 def test_what_an_alias_points_at_and_is_not_hot_is_refused_and_never_replaced(kit: Kit) -> None:
     mounts = Mounts()
     mounts.point("live", mounted(kit, 1))
-    mounts.replace([("live", version_id(2)), ("canary", version_id(1))])
+    mounts.replace([("live", version_id(2), 2), ("canary", version_id(1), 1)])
     assert mounts.version(Want("defect")) == version_id(2)
     with pytest.raises(ColdError) as caught:
         mounts.resolve(Want("defect"))
@@ -164,7 +164,7 @@ def test_without_any_task_the_fix_is_to_register_one() -> None:
 
 def test_among_thousands_of_tasks_an_error_names_a_few() -> None:
     mounts = Mounts()
-    mounts.replace(("live", version_id(1, f"task-{number:05d}")) for number in range(10_000))
+    mounts.replace(("live", version_id(1, f"task-{number:05d}"), number) for number in range(10_000))
     with pytest.raises(NotFoundError) as caught:
         mounts.resolve(Want("defect"))
     assert "task-00000" in caught.value.fix

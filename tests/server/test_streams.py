@@ -181,7 +181,7 @@ async def test_a_late_frame_is_dropped_and_the_stream_goes_on() -> None:
 @pytest.mark.parametrize(
     ("error", "tolerant", "ends"),
     [
-        (NotFoundError("gone"), True, True),
+        (NotFoundError("gone"), True, False),
         (NotFoundError("gone"), False, True),
         (ServerError("defect"), True, False),
         (ServerError("defect"), False, True),

@@ -106,10 +106,10 @@ class Stale(Mounts):
         self._renamed = renamed
         self._before: Mounted | None = None
 
-    def point(self, alias: str, mounted: Mounted) -> None:
+    def point(self, alias: str, mounted: Mounted, seq: int | None = None) -> bool:
         if mounted.id.task == "defect" and LIVE.alias == alias and self.version_now() is not None:
             self._before = super().resolve(LIVE)
-        super().point(alias, mounted)
+        return super().point(alias, mounted, seq)
 
     def version_now(self) -> VersionId | None:
         try:

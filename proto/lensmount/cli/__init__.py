@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from lensmount.cli import options
-from lensmount.cli.adapters import adapters, promote, register
+from lensmount.cli import care, events, options
+from lensmount.cli.adapters import adapters, promote, register, rollback
 from lensmount.cli.group import CommandGroup
 from lensmount.cli.infer import infer
 from lensmount.cli.info import info
@@ -27,8 +27,12 @@ def cli() -> None:
     """Multi-task inference on live video: one frozen backbone, many small adapters."""
 
 
-for command in (infer, stream, register, promote, adapters, sources, watch, info):
+for command in (infer, stream, register, promote, rollback, adapters, sources, watch, info):
     cli.add_command(command)
+for command in (register, promote, rollback, care.tag, care.pin, care.unpin, care.delete, care.collect, care.export):
+    adapters.add_command(command)
+for command in (events.history, events.watch):
+    adapters.add_command(command)
 
 
 def main() -> None:

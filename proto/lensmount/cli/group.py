@@ -1,4 +1,6 @@
-"""The group of all commands: the client's own, and those that other packages bring by entry point.
+"""A group of commands: the client's own, and those that other packages bring by entry point.
+
+`lensmount.commands` are the commands of `lensmount` itself, `lensmount.commands.NAME` those of its group NAME.
 
 Commands of other packages are imported when they run, never to list them: the help of a
 light installation names every command at once, and running one whose extra is missing
@@ -9,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
 import click
 
@@ -28,7 +31,11 @@ class Listed:
     extra: str
 
 
+# By the command as it is typed.
 LISTED = {
+    "adapters check": Listed("Take a package through the server's whole gate, without a server.", "server"),
+    "adapters diff": Listed("Show what changed between two packages.", "server"),
+    "adapters import": Listed("Make a package of a PEFT adapter or a checkpoint of the ecosystem.", "training"),
     "bench": Listed("Measure what this machine holds, beside what people run today.", "bench"),
     "demo": Listed("Train two tasks, stream a video, swap one while it plays.", "training"),
     "doctor": Listed("Check this machine for what a server needs.", "server"),
@@ -41,17 +48,21 @@ class CommandGroup(click.Group):
     """A click group with lazy commands, and with exit codes for the exception tree.
 
     2: a value that can not work (as click's own usage errors); 3: not found; 4: any other
-    LensmountError; 130: Ctrl-C.
+    LensmountError; 130: Ctrl-C. `entry_group` is the group of entry points that it lists beside its own.
     """
+
+    def __init__(self, *arguments: Any, entry_group: str = ENTRY_POINTS, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.entry_group = entry_group
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All names, sorted; nothing is imported."""
-        return sorted({*super().list_commands(ctx), *_entries()})
+        return sorted({*super().list_commands(ctx), *self._entries()})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command of that name; MissingExtraError when its extra is not installed."""
         own = super().get_command(ctx, cmd_name)
-        entry = _entries().get(cmd_name)
+        entry = self._entries().get(cmd_name)
         if own or entry is None:
             return own
         if ctx.resilient_parsing:  # shell completion: names and help lines are enough
@@ -60,7 +71,7 @@ class CommandGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """One line a command, without importing those of other packages."""
-        entries = _entries()
+        entries = self._entries()
         with formatter.section("Commands"):
             formatter.write_dl([(name, self._line(ctx, name, entries.get(name))) for name in self.list_commands(ctx)])
 
@@ -73,6 +84,9 @@ class CommandGroup(click.Group):
             ctx.exit(_exit_code(error))
         except KeyboardInterrupt:
             ctx.exit(_INTERRUPTED)
+
+    def _entries(self) -> dict[str, EntryPoint]:
+        return {entry.name: entry for entry in entry_points(group=self.entry_group)}
 
     def _line(self, ctx: click.Context, name: str, entry: EntryPoint | None) -> str:
         own = super().get_command(ctx, name)
@@ -87,13 +101,15 @@ def _exit_code(error: LensmountError) -> int:
     return 3 if isinstance(error, NotFoundError) else 4
 
 
-def _entries() -> dict[str, EntryPoint]:
-    return {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
+def _typed(entry: EntryPoint) -> str:
+    """The command as it is typed after `lensmount`: with the groups that it is in."""
+    groups = entry.group.removeprefix(ENTRY_POINTS).split(".")[1:]
+    return " ".join((*groups, entry.name))
 
 
 def _help_line(entry: EntryPoint) -> str:
-    if entry.name in LISTED:
-        return LISTED[entry.name].help
+    if (name := _typed(entry)) in LISTED:
+        return LISTED[name].help
     return f"From the package {entry.dist.name}." if entry.dist else f"From {entry.value}."
 
 
@@ -104,7 +120,7 @@ def _load(entry: EntryPoint) -> click.Command:
         missing = (error.name or "").partition(".")[0]
         if missing in _OWN_PACKAGES:
             raise
-        raise _missing(entry.name, missing) from error
+        raise _missing(_typed(entry), missing) from error
     return command
 
 

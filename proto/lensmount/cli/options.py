@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import click
@@ -67,6 +67,31 @@ new_tasks = click.option(
 )
 
 some_tasks = click.option("--task", "-t", "tasks", metavar="TASK", multiple=True, help="Only this task; repeatable.")
+
+
+etag = click.option(
+    "--etag", default="", help="Only if nobody changed the alias since: its etag, as `adapters show` says it."
+)
+
+wait = click.option(
+    "--wait",
+    metavar="SECONDS",
+    type=click.FloatRange(0, 60),
+    default=5.0,
+    show_default=True,
+    help="Where streams follow the alias: wait at most so long for the first frame that it answers.",
+)
+
+
+def pairs(option: str, texts: Iterable[str], *, bare: bool = False) -> dict[str, str]:
+    """KEY=VALUE texts as a dictionary; a usage error for one that is none, or, with `bare`, KEY alone."""
+    found: dict[str, str] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not key or not (equals or bare):
+            raise click.BadParameter(f"{text!r} is not KEY=VALUE", param_hint=f"--{option}")
+        found[key] = value
+    return found
 
 
 def examples(*lines: str) -> str:

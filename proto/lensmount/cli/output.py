@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
+from datetime import UTC, datetime
 from math import isfinite
 from typing import Any
 
@@ -62,6 +63,11 @@ def facts(pairs: Mapping[str, object]) -> Table:
     for name, value in pairs.items():
         made.add_row(name, _cell(value))
     return made
+
+
+def time(time_ns: int) -> str:
+    """A Unix time in nanoseconds as the local clock showed it."""
+    return datetime.fromtimestamp(time_ns / 1e9, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def lost(drops: Drops) -> str:

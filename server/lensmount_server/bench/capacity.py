@@ -83,7 +83,7 @@ async def _measure(
         ratio, size = await _memory(catalog, backbone, hot)
         cold = await _cold(catalog, backbone, hot)
         start = time.perf_counter()
-        await asyncio.to_thread(catalog.registry.page, "", 100, None)
+        await asyncio.to_thread(catalog.registry.page, 100)
         page_ms = (time.perf_counter() - start) * 1e3
     setting = asdict(setting_of(engine.executor, name))
     engine.close()

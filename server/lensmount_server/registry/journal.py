@@ -46,6 +46,9 @@ class By:
     origin: str = ""
 
 
+NOBODY = By()
+
+
 @dataclass(frozen=True)
 class Entry:
     """One entry. `seq` grows by one each time, whatever clocks say; `version.version` 0: there is none."""
@@ -57,7 +60,7 @@ class Entry:
     alias: str = ""
     previous: int = 0
     back: int = 0
-    by: By = By()
+    by: By = NOBODY
     detail: str = ""
 
 

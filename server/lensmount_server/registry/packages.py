@@ -50,17 +50,17 @@ class Packages:
             self._take_back(key)
             raise
 
-    def folder(self, record: Record, *, anew: bool = False) -> Path:
+    def folder(self, key: str, *, anew: bool = False) -> Path:
         """A local folder with a version's package; `anew`: not a copy from before.
 
         Raises NotFoundError or UnavailableError.
         """
-        return self._store.get(record.blob, anew=anew)
+        return self._store.get(key, anew=anew)
 
     def intact(self, record: Record) -> bool:
         """Whether what is stored is what was registered. Raises UnavailableError."""
         try:
-            return content_hash(self.folder(record, anew=True)) == record.id.content_hash
+            return content_hash(self.folder(record.blob, anew=True)) == record.id.content_hash
         except (OSError, NotFoundError):
             return False
 

@@ -90,6 +90,15 @@ def read_identity(connection: Connection, task: str, version: int) -> VersionId:
     return VersionId(row.task, row.version, row.content_hash)
 
 
+def read_blob(connection: Connection, version: VersionId) -> str:
+    """The key of a version's package; raises NotFoundError."""
+    row = _row(connection, version.task, version.version)
+    if row.content_hash != version.content_hash:
+        value, fix = f"{version.task}:{version.version}", "ask for it again"
+        raise NotFoundError("another content has this number", field="adapter", value=value, fix=fix)
+    return str(row.blob)
+
+
 def read_alias(connection: Connection, task: str, alias: str) -> Row[Any] | None:
     """The row of an alias."""
     return connection.execute(select(aliases).where(aliases.c.task == task, aliases.c.alias == alias)).first()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, delete, func, select, update
 
-from lensmount.errors import LensmountError, NotFoundError, UnavailableError
+from lensmount.errors import LensmountError, UnavailableError
 from lensmount_adapters.package import Content, Package, read_content
 from lensmount_server.frames import VersionId
 from lensmount_server.registry import aliases, journal, records, removing, usage
@@ -21,12 +21,10 @@ from lensmount_server.registry.aliases import Change, Expected
 from lensmount_server.registry.blobs import open_blobs
 from lensmount_server.registry.database import Database, sqlite_url
 from lensmount_server.registry.home import Home
-from lensmount_server.registry.journal import By, Entry, Kind
+from lensmount_server.registry.journal import NOBODY, By, Entry, Kind
 from lensmount_server.registry.packages import Packages, claim, drop
 from lensmount_server.registry.records import Filter, Number, Record
 from lensmount_server.registry.tables import counter, tags, versions
-
-NOBODY = By()
 
 
 @dataclass(frozen=True)
@@ -71,6 +69,11 @@ class Registry:
             usage.forget(connection, self._home.server)
         self._database.close()
         self._home.close()
+
+    @property
+    def directory(self) -> Path:
+        """The server's own folder."""
+        return self._home.directory
 
     def staging(self) -> AbstractContextManager[Path]:
         """A folder for an upload, removed afterwards whatever happens."""
@@ -232,7 +235,7 @@ class Registry:
 
     def folder(self, version: VersionId) -> Path:
         """A local folder with a version's package. Raises NotFoundError or UnavailableError."""
-        return self._packages.folder(self._same(version))
+        return self._packages.folder(self._blob(version))
 
     def read(self, version: VersionId) -> Content:
         """What of a version's package runs, its bytes those that were registered.
@@ -243,7 +246,7 @@ class Registry:
         try:
             return read_content(self.folder(version), version.content_hash)
         except (OSError, LensmountError):
-            folder = self._packages.folder(self._same(version), anew=True)
+            folder = self._packages.folder(self._blob(version), anew=True)
             return read_content(folder, version.content_hash)
 
     def use(self, numbers: Iterable[Number]) -> None:
@@ -264,12 +267,9 @@ class Registry:
         with self._database.writing() as connection:
             usage.beat(connection, self._home.server)
 
-    def _same(self, version: VersionId) -> Record:
-        record = self.get(version.task, version.version)
-        if record.id != version:
-            fix = "ask again"
-            raise NotFoundError("another content has this number", field="adapter", value=version.content_hash, fix=fix)
-        return record
+    def _blob(self, version: VersionId) -> str:
+        with self._database.reading() as connection:
+            return records.read_blob(connection, version)
 
     def _begin(self) -> None:
         with self._database.writing() as connection:

@@ -8,14 +8,18 @@ from dataclasses import asdict
 from lensmount.errors import InvalidInputError
 from lensmount.terms import deadline_number, priority_number, rate_number
 from lensmount.v1 import adapters_pb2, common_pb2
-from lensmount_server.catalog import Promotion, Registration
 from lensmount_server.frames import Answer, VersionId, Want
-from lensmount_server.registry import Record
+from lensmount_server.registrar import Promotion, Registration
+from lensmount_server.registry import AliasState, Filter, Record
 from lensmount_server.scheduling import Terms
+from lensmount_server.services import names
 from lensmount_server.streams import DropPolicy, Drops, StreamResult
 from lensmount_server.whereabouts import Place, Whereabouts
 
 MAX_TASKS = 64
+MAX_QUERY = 200
+
+Ref = common_pb2.TaskRef
 
 RESIDENCIES = {place: adapters_pb2.Residency.Value(f"RESIDENCY_{place.name}") for place in Place}
 POLICIES = {
@@ -112,14 +116,36 @@ def adapter(record: Record, where: Whereabouts) -> adapters_pb2.Adapter:
         metrics=manifest.metrics,
         residency=RESIDENCIES[where.place],
         residency_reason=where.reason,
+        tags=record.tags,
+        pinned=record.pin_reason is not None,
+        pin_reason=record.pin_reason or "",
+        registered_by=record.by.actor,
+        origin=record.by.origin,
+        alias_states=map(alias_state, record.states),
     )
+
+
+def alias_state(state: AliasState) -> adapters_pb2.AliasState:
+    """An alias of a version."""
+    return adapters_pb2.AliasState(alias=state.alias, etag=state.etag, set_time_ns=state.set_time_ns)
+
+
+def record_filter(request: adapters_pb2.ListAdaptersRequest) -> Filter:
+    """Which versions a list shall hold; raises InvalidInputError or TooLargeError."""
+    if len(request.query) > MAX_QUERY:
+        fix = f"search for at most {MAX_QUERY} characters"
+        raise InvalidInputError("too long", field="query", value=request.query, fix=fix)
+    return Filter(request.task, request.alias, names.tags(request.tags, "tags"), request.query, request.pinned_only)
 
 
 def registration(done: Registration, where: Whereabouts) -> adapters_pb2.RegisterAdapterResponse:
     """A registration, the checks that it passed, and where the version is."""
     checks = [adapters_pb2.GateCheck(**asdict(check)) for check in done.checks]
     return adapters_pb2.RegisterAdapterResponse(
-        adapter=adapter(done.record, where), checks=checks, already_registered=not done.is_new
+        adapter=adapter(done.record, where),
+        checks=checks,
+        already_registered=not done.is_new,
+        alias=None if done.promotion is None else promotion(done.promotion),
     )
 
 
@@ -131,4 +157,6 @@ def promotion(done: Promotion) -> adapters_pb2.SetAliasResponse:
         version=done.version,
         previous_version=done.previous,
         switch_ms=done.switch_ms,
+        etag=done.etag,
+        first_answer_ms=done.first_answer_ms,
     )

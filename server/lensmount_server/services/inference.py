@@ -50,6 +50,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         config = await _receive_config(request_iterator)
         wants = convert.wants(config.tasks)
         with self._catalog.pinned(wants):
+            await self._catalog.note_use(wants)
             mounted = await self._catalog.ensure(wants)
             async with open_stream(config, wants, self._catalog, self._pool) as stream:
                 versions = [convert.version_id(each.id) for each in mounted]

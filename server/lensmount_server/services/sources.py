@@ -28,6 +28,7 @@ class SourceService(sources_pb2_grpc.SourceServiceServicer):
     async def AddSource(self, request: sources_pb2.AddSourceRequest, context: Context) -> sources_pb2.Source:
         """Start to pull a video; its tasks must be live."""
         spec = spec_of(request.source)
+        await self._catalog.note_use(spec.wants)
         await self._catalog.ensure(spec.wants)
         return source(await self._sources.add(spec))
 
@@ -38,7 +39,9 @@ class SourceService(sources_pb2_grpc.SourceServiceServicer):
             return changed(spec, request.source, request.update_mask.paths)
 
         name = request.source.name
-        await self._catalog.ensure(change(self._sources.spec(name)).wants)
+        wants = change(self._sources.spec(name)).wants
+        await self._catalog.note_use(wants)
+        await self._catalog.ensure(wants)
         return source(await self._sources.update(name, change))
 
     async def PauseSource(self, request: sources_pb2.PauseSourceRequest, context: Context) -> sources_pb2.Source:

@@ -31,16 +31,16 @@ OWN = {"infer", "stream", "register", "promote", "adapters", "sources", "watch",
 
 @pytest.fixture
 def commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
-    """Makes `lensmount.commands` hold these entry points, each a module of the given text."""
+    """Makes `lensmount.commands` hold these entry points, each a module of the given text; or the group `within`."""
 
-    def install(**modules: str) -> None:
+    def install(within: str = "", **modules: str) -> None:
         entries = []
         for name, text in modules.items():
             module = f"command_{uuid4().hex}"
             (tmp_path / f"{module}.py").write_text(text)
-            entries.append(EntryPoint(name, f"{module}:command", group.ENTRY_POINTS))
+            entries.append(EntryPoint(name, f"{module}:command", f"{group.ENTRY_POINTS}{within}"))
         monkeypatch.syspath_prepend(tmp_path)
-        monkeypatch.setattr(group, "entry_points", lambda group: entries)  # noqa: ARG005 - the name of the argument
+        monkeypatch.setattr(group, "entry_points", lambda group: [each for each in entries if each.group == group])
 
     return install
 
@@ -100,6 +100,36 @@ def test_a_missing_library_of_a_third_partys_command_is_named(commands: Callable
     done = run("export")
     assert done.exit_code == 4
     assert "needs the module 'a_library_that_nobody_has'" in done.stderr
+
+
+def test_a_command_of_a_group_within_runs_there_and_only_there(commands: Callable[..., None], run: Run) -> None:
+    commands(".adapters", **{"import": WORKS})
+    assert run("adapters", "import", "--loud").stdout == "SERVING\n"
+    assert group.LISTED["adapters import"].help in run("adapters", "--help").stdout
+    assert run("import").exit_code == 2
+    assert run("sources", "import").exit_code == 2
+    assert "show" in run("adapters", "--help").stdout
+
+
+def test_the_commands_of_lensmount_are_not_in_its_groups(commands: Callable[..., None], run: Run) -> None:
+    commands(serve=WORKS)
+    assert run("adapters", "serve").exit_code == 2
+    assert "serve" not in run("adapters", "--help").stdout
+
+
+def test_a_missing_extra_of_a_command_within_a_group_is_named(commands: Callable[..., None], run: Run) -> None:
+    commands(".adapters", **{"import": "import a_library_that_nobody_has", "convert": "import another_of_those"})
+    done = run("adapters", "import")
+    assert done.exit_code == 4
+    assert done.stderr == "Error: adapters import needs the extra 'training'. Fix: pip install 'lensmount[training]'\n"
+    assert "adapters convert needs the module 'another_of_those'" in run("adapters", "convert").stderr
+
+
+def test_an_error_within_a_group_is_one_line_and_its_exit_code(commands: Callable[..., None], run: Run) -> None:
+    text = f"{WORKS}    from lensmount.errors import NotFoundError\n    raise NotFoundError('it is not there')\n"
+    commands(".adapters", **{"import": text})
+    done = run("adapters", "import")
+    assert (done.exit_code, done.stderr) == (3, "Error: it is not there.\n")
 
 
 def test_a_defect_of_our_own_is_no_missing_extra(commands: Callable[..., None], run: Run) -> None:

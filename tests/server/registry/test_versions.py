@@ -10,9 +10,8 @@ import pytest
 
 from lensmount.errors import NotFoundError, UnavailableError
 from lensmount_adapters.package import content_hash, read_package
-from lensmount_server.registry import Kind, Places, Registry
+from lensmount_server.registry import NOBODY, Kind, Places, Registry
 from lensmount_server.registry.blobs import FolderBlobs
-from lensmount_server.registry.registry import NOBODY
 from registries import ME, Shelf, add, add_all, numbers, opened
 
 

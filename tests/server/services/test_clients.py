@@ -103,7 +103,7 @@ async def test_errors_arrive_as_what_they_are(live: Served, tmp_path: Path) -> N
         assert damaged.value.field == "encoded.data"
         with pytest.raises(lensmount.ConflictError):
             client.set_alias("defect", 1, expected_version=7)
-        with pytest.raises(lensmount.UnimplementedError, match="later release"):
+        with pytest.raises(lensmount.NotFoundError, match="no earlier version"):
             client.rollback("defect")
         with pytest.raises(lensmount.NotFoundError):
             client.source("nowhere")

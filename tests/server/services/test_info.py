@@ -24,7 +24,7 @@ from lensmount_server.engine.runtime import Engine
 from lensmount_server.engine.settings import EngineSettings
 from lensmount_server.hotset import HotLimits
 from lensmount_server.services.info import engine_info
-from serving import Feed, Kit, Served, config, eventually, message, push, raw_frame, read, refs, serving
+from serving import Feed, Kit, Served, config, eventually, message, push, raw_frame, read, refs, serving, stored
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 SERVICES = [
@@ -129,8 +129,8 @@ async def test_every_listed_version_tells_where_it_is(
         told = (await info(server)).residency
         assert (told.hot, told.host_cached, told.evictions) == (1, 1, 1)
         assert told.host_cached_bytes == kit.defect[0].adapter.size_bytes
-    stored = tmp_path / "data" / "blobs" / kit.defect[0].adapter.content_hash / "adapter_model.safetensors"
-    stored.write_bytes(stored.read_bytes()[:-1])
+    file = stored(tmp_path / "data", kit.defect[0].adapter.content_hash) / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
     async with serving(kit, tmp_path / "data") as server:
         assert await listed(server) == {"defect": Residency.COLD, "surface": Residency.COLD}
         with pytest.raises(IncompatibleError, match="in quarantine"):

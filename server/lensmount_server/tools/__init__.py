@@ -1,0 +1,1 @@
+"""Work on packages without a server: `lensmount adapters check` and `diff`."""
