@@ -186,6 +186,7 @@ class Machine(RuleBasedStateMachine):
     @rule(task=tasks, alias=names, pick=st.none() | picks)
     def roll_back(self, task: str, alias: str, pick: int | None) -> None:
         version = None if pick is None else self._number(task, pick)
+
         def registry() -> int:
             target, expected = self._registry.rollback_target(task, alias, version)
             return self._registry.roll_back(target, alias, expected).version.version

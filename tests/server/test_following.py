@@ -234,12 +234,12 @@ async def test_a_registry_that_is_away_is_caught_up_with_when_it_is_back(
     async with pair(tmp_path, stocked) as (one, two):
         with monkeypatch.context() as patch:
             patch.setattr(two.registry, "since", away)
-            await eventually(lambda: two.follower.behind_since is not None, "it is noticed")
+            await eventually(lambda: two.follower.behind_s > 0, "it is noticed")
             for version in (2, 3, 2):
                 await one.promote(version)
             assert two.answers() == 1
         await eventually(lambda: two.answers() == 2, "it is caught up with")
-        await eventually(lambda: two.follower.behind_since is None, "that is noticed")
+        await eventually(lambda: two.follower.behind_s == 0, "that is noticed")
 
 
 async def test_watchers_of_both_are_told_the_same_in_order(tmp_path: Path, stocked: Places) -> None:

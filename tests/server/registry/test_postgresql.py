@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from ledger import check_whole
-from lensmount.errors import MissingExtraError, UnavailableError
-from lensmount_server.registry import Places, Registry, database
+from lensmount.errors import InvalidInputError, MissingExtraError, UnavailableError
+from lensmount_server.registry import Filter, Places, Registry, database
 from postgresql import PASSWORD, PostgreSQL, needs_postgresql
 from registries import Shelf, add, add_all, opened, points, refusal
 
@@ -199,6 +199,21 @@ def test_a_trace_of_it_shows_no_password(own: PostgreSQL, tmp_path: Path) -> Non
     assert done.returncode == 1
     assert "UnavailableError" in done.stderr
     assert "s3cret" not in done.stderr
+
+
+def test_what_it_can_not_hold_is_the_callers_mistake(registry: Registry, shelf: Shelf) -> None:
+    add_all(registry, shelf, 1)
+    for work in (
+        lambda: registry.tag("defect", 1, {"line": "\0"}, ()),
+        lambda: registry.pin("defect", 1, "x" * 201),
+        lambda: registry.page(9, None, Filter(query="\0")),
+        lambda: registry.page(9, None, Filter(task="\0")),
+    ):
+        with pytest.raises(InvalidInputError, match=r"NUL|too long") as caught:
+            work()
+        assert caught.value.field == "registry"
+        assert "shorter text, without NUL" in caught.value.fix
+    assert registry.get("defect", 1).pin_reason is None
 
 
 def test_without_its_driver_the_fix_is_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
