@@ -275,8 +275,7 @@ class Registry:
         with self._database.writing() as connection:
             usage.forget(connection, self._home.server)
             usage.beat(connection, self._home.server)
-            living = usage.living(connection)
-        self._packages.abandon(living)
+            self._packages.abandon(connection, usage.living(connection))
         self._packages.sweep()
 
 
