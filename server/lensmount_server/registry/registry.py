@@ -85,7 +85,7 @@ class Registry:
         """Keep a checked package (its folder is moved in); False when its content was there before.
 
         `marks` are the tags of a new version. What was there and is damaged by now is put right.
-        Raises UnavailableError; nothing is kept then.
+        Raises UnavailableError; nothing is kept then, or all of it where only the database's answer was lost.
         """
         known = self.find(package.content_hash)
         if known is not None and self._packages.intact(known):
@@ -275,8 +275,7 @@ class Registry:
         with self._database.writing() as connection:
             usage.forget(connection, self._home.server)
             usage.beat(connection, self._home.server)
-            living = usage.living(connection)
-        self._packages.abandon(living)
+            self._packages.abandon(connection, usage.living(connection))
         self._packages.sweep()
 
 

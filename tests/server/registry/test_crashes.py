@@ -15,6 +15,7 @@ import pytest
 from crashing import Crashes, End, Job
 from ledger import Told, check_directory
 from lensmount_server.registry import Registry
+from old_registry import old_directory
 from registries import Shelf, add, add_all, opened
 
 pytestmark = pytest.mark.slow
@@ -98,6 +99,7 @@ def scene(memory: Path, shelf: Shelf, crashes: Crashes) -> Scene:
 def kill_everywhere(scene: Scene, job: Job) -> int:
     """Kill it at every step, one after the other, and look each time; the number of steps."""
     copy = Path(job.directory)
+    shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(scene.start, copy)
     before = check_directory(copy)
     whole = scene.play(job)
@@ -117,6 +119,25 @@ def test_killed_at_any_step_it_was_done_or_not(scene: Scene, work: str) -> None:
     steps = kill_everywhere(scene, scene.job(work))
     assert steps > 20
     print(f"{work}: {steps} steps")
+
+
+@pytest.mark.parametrize("work", ["register new", "delete 3", "register 2"])
+def test_killed_while_it_clears_away_what_a_crash_left(scene: Scene, work: str) -> None:
+    job = scene.job(work)
+    steps = len(scene.play(job).steps)
+    for part in (0.4, 0.6, 0.8, 0.9):
+        scene.play(replace(job, kill_at=round(part * steps)))
+        left = scene.start.with_name(f"left-{part}")
+        shutil.move(job.directory, left)
+        kill_everywhere(replace(scene, start=left), scene.job("open"))
+        shutil.rmtree(job.directory)
+
+
+def test_killed_while_it_takes_over_an_old_registry(scene: Scene) -> None:
+    old = scene.start.with_name("old")
+    old_directory(old, scene.shelf)
+    steps = kill_everywhere(replace(scene, start=old), scene.job("open"))
+    assert steps > 80
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -18,38 +17,8 @@ from ledger import check_whole
 from lensmount.errors import IncompatibleError
 from lensmount_server.registry import Kind, Places, Registry
 from lensmount_server.registry.tables import metadata
+from old_registry import ALIASES, CARDS, FIRST, old_directory
 from registries import Shelf, add, opened, points
-
-# As the release before Alembic made its tables.
-FIRST = """
-CREATE TABLE adapter_versions (
-    content_hash VARCHAR(64) NOT NULL, task VARCHAR(64) NOT NULL, version INTEGER NOT NULL, manifest VARCHAR NOT NULL,
-    size_bytes BIGINT NOT NULL, registered_time_ns BIGINT NOT NULL, PRIMARY KEY (content_hash), UNIQUE (task, version)
-);
-CREATE TABLE aliases (
-    task VARCHAR(64) NOT NULL, alias VARCHAR(64) NOT NULL, version INTEGER NOT NULL, set_time_ns BIGINT NOT NULL,
-    PRIMARY KEY (task, alias), FOREIGN KEY(task, version) REFERENCES adapter_versions (task, version)
-);
-CREATE INDEX adapter_versions_by_age ON adapter_versions (registered_time_ns, content_hash);
-"""
-CARDS = {("defect", 1): "a", ("defect", 2): "b", ("surface", 1): "c"}
-ALIASES = {("defect", "live"): 2, ("defect", "canary"): 1, ("surface", "live"): 1}
-
-
-def old_directory(directory: Path, shelf: Shelf) -> None:
-    """A data directory as that release left it."""
-    (directory / "staging").mkdir(parents=True)
-    (directory / "lock").write_text("")
-    with closing(sqlite3.connect(directory / "registry.sqlite")) as database, database:
-        database.execute("PRAGMA journal_mode=WAL")
-        database.executescript(FIRST)
-        for when, ((task, version), card) in enumerate(CARDS.items(), 1000):
-            package, folder = shelf.package(card, task)
-            shutil.copytree(folder, directory / "blobs" / package.content_hash)
-            row = (package.content_hash, task, version, package.manifest.model_dump_json(), package.size_bytes, when)
-            database.execute("INSERT INTO adapter_versions VALUES (?, ?, ?, ?, ?, ?)", row)
-        rows = [(task, alias, version, 2000 + place) for place, ((task, alias), version) in enumerate(ALIASES.items())]
-        database.executemany("INSERT INTO aliases VALUES (?, ?, ?, ?)", rows)
 
 
 def test_a_registry_of_the_first_release_opens_with_all_it_had(tmp_path: Path, shelf: Shelf) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +14,7 @@ from ledger import check_whole
 from lensmount.errors import UnavailableError
 from lensmount_server.registry import Places, Registry, usage
 from lensmount_server.registry.blobs import FolderBlobs
+from lensmount_server.registry.packages import Packages
 from registries import Shelf, add, add_all, opened
 
 
@@ -64,6 +67,32 @@ def test_what_a_dead_server_left_is_cleared_away_by_others(
     with opened(tmp_path / "two", places) as two:
         assert stored(places) == set()
         check_whole(two, places)
+
+
+def test_a_server_that_starts_at_the_same_time_is_not_taken_for_dead(
+    tmp_path: Path, places: Places, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Registry(tmp_path / "first", places).close()
+    abandon = Packages.abandon
+    new: list[Registry] = []
+
+    def start() -> None:
+        new.append(Registry(tmp_path / "new", places))
+        begin_upload(new[0], shelf, monkeypatch)
+
+    starting = threading.Thread(target=start)
+
+    def after_the_other(*arguments: Any) -> None:
+        monkeypatch.setattr(Packages, "abandon", abandon)
+        starting.start()
+        starting.join(1.0)
+        abandon(*arguments)
+
+    monkeypatch.setattr(Packages, "abandon", after_the_other)
+    Registry(tmp_path / "one", places).close()
+    starting.join()
+    assert len(stored(places)) == 1
+    new[0].close()
 
 
 def test_who_was_taken_for_dead_while_it_stored_is_told(
