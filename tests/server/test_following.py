@@ -247,13 +247,14 @@ async def test_watchers_of_both_are_told_the_same_in_order(tmp_path: Path, stock
 
         async def watch(here: Station) -> list[tuple[int, Kind, int]]:
             told: list[tuple[int, Kind, int]] = []
-            async for entry in here.follower.watch(after=0):
-                assert isinstance(entry, Entry)
-                # It took effect here before it was told.
-                assert here.follower.seq >= entry.seq
-                told.append((entry.seq, entry.kind, entry.version.version))
-                if entry.kind is Kind.PINNED:
-                    break
+            async with here.follower.watching(after=0) as news:
+                async for entry in news:
+                    assert isinstance(entry, Entry)
+                    # It took effect here before it was told.
+                    assert here.follower.seq >= entry.seq
+                    told.append((entry.seq, entry.kind, entry.version.version))
+                    if entry.kind is Kind.PINNED:
+                        break
             return told
 
         watching = [asyncio.create_task(watch(each)) for each in (one, two)]
