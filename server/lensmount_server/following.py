@@ -62,7 +62,8 @@ class Watcher:
 class Follower:
     """Keeps this server's mounts as the registry says; lives on the event loop.
 
-    `on_gone` is told of a task whose last alias was taken away.
+    `on_gone` is told of a task whose last alias was taken away, `on_turned` of each alias that another server set:
+    its name, the version and the number of the change.
     """
 
     def __init__(self, registry: Registry, mounts: Mounts, residency: Residency) -> None:
@@ -80,6 +81,7 @@ class Follower:
         self.seq = 0
         self._behind_since: float | None = None
         self.on_gone: Callable[[str], None] = lambda _task: None
+        self.on_turned: Callable[[str, VersionId, int], object] = lambda _alias, _version, _seq: None
 
     @property
     def behind_s(self) -> float:
@@ -209,6 +211,7 @@ class Follower:
                 if self._mounts.followed(task, alias):
                     await self._load(entry.version)
                 if self._mounts.turn(alias, entry.version, entry.seq):
+                    self.on_turned(alias, entry.version, entry.seq)
                     log.info("%s@%s: version %d answers, as another server wrote", task, alias, entry.version.version)
 
     async def _load(self, version: VersionId) -> None:

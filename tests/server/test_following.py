@@ -275,3 +275,12 @@ async def test_what_streams_ask_for_is_noted_and_let_go(
         assert [each.version for each in one.registry.collect(0).removed] == [3]
         monkeypatch.setattr("lensmount_server.following.NOTED_S", 0.0)
         await eventually(lambda: one.registry.collect(0, dry_run=True).removed != (), "it is let go")
+
+
+async def test_what_another_server_set_is_handed_on_with_its_number(tmp_path: Path, stocked: Places) -> None:
+    async with pair(tmp_path, stocked) as (one, two):
+        turned: list[tuple[str, int, int]] = []
+        two.follower.on_turned = lambda alias, version, seq: turned.append((alias, version.version, seq))
+        await one.promote(2)
+        await eventually(lambda: turned, "it is handed on")
+        assert turned == [("live", 2, one.registry.events(1)[0].seq)]
