@@ -164,7 +164,7 @@ def test_killed_at_any_moment_nothing_acknowledged_is_lost(memory: Path, shelf: 
             add_all(registry, shelf, 2)
         for _ in range(KILLS_A_HISTORY):
             work = tuple(draw.choices(ANY, k=40))
-            end = crashes.run(Job(str(directory), str(shelf.folder), work, kill_after_s=draw.uniform(0.01, 0.08)))
+            end = crashes.run(Job(str(directory), str(shelf.folder), work, kill_after_s=draw.uniform(0.005, 0.06)))
             killed += end.status == KILLED
             told = check_directory(directory, partial(lasts, end.acknowledged))
         assert told.ever
