@@ -35,6 +35,7 @@ NOTED_S = 10.0
 
 POINTS = (Kind.ALIAS_SET, Kind.ROLLED_BACK)
 GONE = (Kind.DELETED, Kind.COLLECTED)
+CHECKED = (Kind.REGISTERED, Kind.REGISTERED_AGAIN)
 
 
 class Watcher:
@@ -74,6 +75,7 @@ class Follower:
         self._kicked = asyncio.Event()
         self._turn_taking = asyncio.Lock()
         self._noted: dict[tuple[str, int], float] = {}
+        self._noting = asyncio.Lock()
         self._beaten = time.monotonic()
         self._running: asyncio.Task[None] | None = None
         self._ended = False
@@ -113,10 +115,11 @@ class Follower:
 
     async def note(self, numbers: Collection[tuple[str, int]]) -> None:
         """Have no server collect these versions while streams here ask for them. Raises NotFoundError."""
-        new = [number for number in numbers if number not in self._noted]
-        if new:
-            await asyncio.to_thread(self._registry.use, new)
-        self._noted.update(dict.fromkeys(numbers, time.monotonic()))
+        async with self._noting:
+            new = [number for number in numbers if number not in self._noted]
+            if new:
+                await asyncio.to_thread(self._registry.use, new)
+            self._noted.update(dict.fromkeys(numbers, time.monotonic()))
 
     def tell_first_answer(self, first: FirstAnswer) -> None:
         """Tell watchers of what is not in the journal."""
@@ -192,6 +195,8 @@ class Follower:
         last = {(entry.version.task, entry.alias): entry for entry in entries if entry.alias}
         await asyncio.gather(*(self._turn(entry) for entry in last.values()))
         for entry in entries:
+            if entry.kind in CHECKED:
+                self._residency.lift(entry.version.content_hash)
             if entry.kind in GONE:
                 self._mounts.delete(entry.version)
                 self._noted.pop((entry.version.task, entry.version.version), None)
@@ -223,12 +228,13 @@ class Follower:
 
     async def _keep_alive(self) -> None:
         now = time.monotonic()
-        pinned = self._mounts.hot.pinned
-        old = [number for number, since in self._noted.items() if number not in pinned and now - since > NOTED_S]
-        if old:
+        async with self._noting:
+            pinned = self._mounts.hot.pinned
+            old = [number for number, since in self._noted.items() if number not in pinned and now - since > NOTED_S]
+            if old:
+                await asyncio.to_thread(self._registry.unuse, old)
             for number in old:
-                del self._noted[number]
-            await asyncio.to_thread(self._registry.unuse, old)
+                self._noted.pop(number, None)
         if now - self._beaten > BEAT_S:
             self._beaten = now
             await asyncio.to_thread(self._registry.beat)

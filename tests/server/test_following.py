@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from lensmount.errors import NotFoundError, UnavailableError
+from lensmount.errors import IncompatibleError, NotFoundError, UnavailableError
 from lensmount_server.following import Follower
 from lensmount_server.frames import Want
 from lensmount_server.mounts import Mounts
 from lensmount_server.registry import Entry, Kind, Places, Registry
 from lensmount_server.residency import Residency
-from registries import Shelf, add_all, opened, points
+from registries import Shelf, add, add_all, opened, points
 from residents import Disk, WarmerLog
 from serving import PATIENCE_S, eventually
 
@@ -284,3 +284,11 @@ async def test_what_another_server_set_is_handed_on_with_its_number(tmp_path: Pa
         await one.promote(2)
         await eventually(lambda: turned, "it is handed on")
         assert turned == [("live", 2, one.registry.events(1)[0].seq)]
+
+
+async def test_content_that_another_server_mended_leaves_quarantine(tmp_path: Path, stocked: Places) -> None:
+    async with pair(tmp_path, stocked) as (one, two):
+        version = two.registry.identify("defect", 2)
+        two.residency._quarantine.add(version, IncompatibleError("changed on disk"))
+        assert add(one.registry, Shelf(tmp_path / "shelf"), "2")[0].id == version
+        await eventually(lambda: two.residency.state().quarantined == 0, "it is lifted")
