@@ -180,8 +180,7 @@ class AsyncAdapterMethods(ABC):
         `after` is the sequence of the last event that was seen: nothing is missed in between.
         """
         request = calls.watch_request(tasks, after)
-        open_call = AdapterServiceStub(self._channel).WatchAdapters
-        return AsyncAdapterWatch(lambda: open_call(request), self.address)
+        return AsyncAdapterWatch(lambda: AdapterServiceStub(self._channel).WatchAdapters(request), self.address)
 
     async def _received(self, archive: Archive) -> int:
         try:

@@ -77,9 +77,7 @@ class AsyncIncoming(AsyncIterator[ItemT], Generic[MessageT, ItemT]):
 
     async def _receive(self) -> MessageT:
         if self._call is None:
-            self._call = await self._start()
-            self._ending = Ending(self._call, self._address)
-            self._answers = aiter(self._call)
+            self._call = await self._begin()
         try:
             return await anext(self._answers)
         except StopAsyncIteration:
@@ -92,6 +90,12 @@ class AsyncIncoming(AsyncIterator[ItemT], Generic[MessageT, ItemT]):
                 raise
             await self._end(await self._ending.cancelled())
         raise StopAsyncIteration
+
+    async def _begin(self) -> IncomingCall[MessageT]:
+        call = await self._start()
+        self._ending = Ending(call, self._address)
+        self._answers = aiter(call)
+        return call
 
     async def _end(self, error: LensmountError | None) -> None:
         """Close, and raise what the stream died of; nothing when it ended by itself or was closed before."""
@@ -176,11 +180,17 @@ class AsyncWatch(WatchAccount, AsyncIncoming[sources_pb2.WatchResultsResponse, R
 
 
 class AsyncAdapterWatch(AsyncIncoming[adapters_pb2.AdapterEvent, AdapterEvent]):
-    """What happens to adapter versions, as it happens."""
+    """What happens to adapter versions, as it happens; nothing is missed from the beginning of an `async with` on."""
 
     def __init__(self, open_call: Callable[[], AdapterWatchCall], address: str) -> None:
         super().__init__(address)
         self._open_call = open_call
+
+    async def __aenter__(self) -> Self:
+        """Wait until the server tells; where it does not, the first event says why."""
+        self._call = await self._begin()
+        await self._call.initial_metadata()
+        return self
 
     async def _start(self) -> IncomingCall[adapters_pb2.AdapterEvent]:
         return self._open_call()

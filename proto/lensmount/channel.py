@@ -19,6 +19,9 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_reconnect_backoff_ms", 5_000),
 )
 
+# A server notes no more of a name; gRPC refuses calls with some kilobytes of metadata.
+MAX_ACTOR = 200
+
 Metadata = tuple[tuple[str, str], ...]
 
 
@@ -28,5 +31,5 @@ def who(actor: str | None) -> Metadata:
         name = getpass.getuser() if actor is None else actor
     except (KeyError, OSError):  # a container's user may have no name
         name = ""
-    plain = name.encode("ascii", "replace").decode()
+    plain = name[:MAX_ACTOR].encode("ascii", "replace").decode()
     return (("lensmount-actor", "".join(each if each.isprintable() else "?" for each in plain)),) if name else ()

@@ -35,6 +35,14 @@ class IncomingCall(Protocol[MessageT_co]):
         ...
 
 
+class BeginningCall(IncomingCall[MessageT_co], Protocol[MessageT_co]):
+    """A call that says when it has begun."""
+
+    def initial_metadata(self) -> object:
+        """Wait until the server has taken it, or it has ended."""
+        ...
+
+
 OpenStream = Callable[[Iterator[inference_pb2.StreamInferRequest]], IncomingCall[inference_pb2.StreamInferResponse]]
 
 
@@ -180,11 +188,17 @@ class Watch(WatchAccount, Incoming[sources_pb2.WatchResultsResponse, Result | So
 
 
 class AdapterWatch(Incoming[adapters_pb2.AdapterEvent, AdapterEvent]):
-    """What happens to adapter versions, as it happens."""
+    """What happens to adapter versions, as it happens; nothing is missed from the beginning of a `with` block on."""
 
-    def __init__(self, open_call: Callable[[], IncomingCall[adapters_pb2.AdapterEvent]], address: str) -> None:
+    def __init__(self, open_call: Callable[[], BeginningCall[adapters_pb2.AdapterEvent]], address: str) -> None:
         super().__init__(address)
         self._open_call = open_call
+
+    def __enter__(self) -> Self:
+        """Wait until the server tells; where it does not, the first event says why."""
+        self._call = call = self._open_call()
+        call.initial_metadata()
+        return self
 
     def _start(self) -> IncomingCall[adapters_pb2.AdapterEvent]:
         return self._open_call()

@@ -18,7 +18,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
-from lensmount.errors import ConflictError, NotFoundError
+from lensmount.errors import ConflictError, LensmountError, NotFoundError
 from lensmount_adapters.adapter import Adapter, fit
 from lensmount_adapters.preprocessing import Preprocessing
 from lensmount_server.firsts import FirstAnswers
@@ -191,7 +191,11 @@ class Catalog:
         begun = asyncio.create_task(work)
         self._begun.add(begun)
         begun.add_done_callback(self._begun.discard)
-        return await asyncio.shield(begun)
+        try:
+            return await asyncio.shield(begun)
+        except asyncio.CancelledError:
+            begun.add_done_callback(_report)
+            raise
 
     async def _register(self, receive: Receive, alias: str, request: Request) -> Registration:
         done = await self._registrar.register(receive, request)
@@ -246,3 +250,12 @@ class Catalog:
     def _read(self, version: VersionId) -> Adapter:
         """A registered version from the disk; what passed the gate is not checked again if its bytes are the same."""
         return fit(self.registry.read(version), self._scheduler.engine.backbone)
+
+
+def _report(done: asyncio.Task[Any]) -> None:
+    """Say how something ended whose caller went away."""
+    error = None if done.cancelled() else done.exception()
+    if isinstance(error, LensmountError):
+        log.info("its caller went away before it failed: %s", error)
+    elif error is not None:
+        log.error("its caller went away before it failed", exc_info=error)

@@ -19,7 +19,7 @@ from lensmount.errors import LensmountError, UnavailableError
 from lensmount_server.firsts import FirstAnswer
 from lensmount_server.frames import VersionId
 from lensmount_server.mounts import Mounts
-from lensmount_server.registry import Entry, Kind, Registry
+from lensmount_server.registry import Entry, Filter, Kind, Registry
 from lensmount_server.residency import Residency
 
 log = logging.getLogger(__name__)
@@ -63,8 +63,8 @@ class Watcher:
 class Follower:
     """Keeps this server's mounts as the registry says; lives on the event loop.
 
-    `on_gone` is told of a task whose last alias was taken away, `on_turned` of each alias that another server set:
-    its name, the version and the number of the change.
+    `on_gone` is told of a task of which no version is left, `on_turned` of each alias that another server set: its
+    name, the version and the number of the change.
     """
 
     def __init__(self, registry: Registry, mounts: Mounts, residency: Residency) -> None:
@@ -200,9 +200,13 @@ class Follower:
             if entry.kind in GONE:
                 self._mounts.delete(entry.version)
                 self._noted.pop((entry.version.task, entry.version.version), None)
-        for task in dict.fromkeys(entry.version.task for entry in last.values() if entry.kind is Kind.ALIAS_DELETED):
-            if not self._mounts.known(task):
+        lessened = (entry.version.task for entry in entries if entry.kind in (Kind.ALIAS_DELETED, *GONE))
+        for task in dict.fromkeys(lessened):
+            if not self._mounts.known(task) and not await asyncio.to_thread(self._versions, task):
                 self.on_gone(task)
+
+    def _versions(self, task: str) -> bool:
+        return bool(self._registry.page(1, wanted=Filter(task)))
 
     async def _turn(self, entry: Entry) -> None:
         task, alias = entry.version.task, entry.alias

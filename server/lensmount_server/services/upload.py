@@ -16,6 +16,8 @@ from lensmount_server.uploads import Announced, Uploads, sha256_of
 
 # The package's files at their limits, and room for the archive's own records.
 MAX_ARCHIVE_BYTES = sum(MAX_BYTES.values()) + (1 << 16)
+# A connection that died without a word must not hold its upload for ever: nobody else may send the same meanwhile.
+PATIENCE_S = 120.0
 FIX = "send the package with `lensmount register`"
 
 Requests = AsyncIterator[adapters_pb2.RegisterAdapterRequest]
@@ -47,7 +49,7 @@ async def receive_archive(
 ) -> Check:
     """Bring the archive to `path`; raises InvalidInputError when the chunks are not what the header said.
 
-    What came of one that breaks off stays in `uploads`.
+    What came of one that breaks off, or comes to a standstill (UnavailableError), stays in `uploads`.
     """
     start = time.perf_counter()
     what = announced(header.size_bytes, header.sha256, "header.")
@@ -69,7 +71,7 @@ async def receive_archive(
 
 async def _write(requests: Requests, path: Path, limit: int, size: int) -> int:
     with path.open("ab", buffering=0) as file:
-        async for request in requests:
+        while (request := await _next(requests, size)) is not None:
             if request.WhichOneof("message") != "chunk":
                 raise InvalidInputError("only chunks may follow the header", field="chunk", fix=FIX)
             size += len(request.chunk)
@@ -82,3 +84,12 @@ async def _write(requests: Requests, path: Path, limit: int, size: int) -> int:
                 message = f"the package can not be kept: {error.strerror}"
                 raise UnavailableError(message, field="chunk", value=f"{size:,} bytes", fix=fix) from error
     return size
+
+
+async def _next(requests: Requests, size: int) -> adapters_pb2.RegisterAdapterRequest | None:
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            return await anext(requests, None)
+    except TimeoutError as error:
+        message, fix = f"nothing came for {PATIENCE_S:g} s", "register it again: it goes on where it ended"
+        raise UnavailableError(message, field="chunk", value=f"{size:,} bytes", fix=fix) from error
