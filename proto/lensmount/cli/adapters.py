@@ -100,7 +100,10 @@ def promote(
 @options.server
 @options.as_json
 def rollback(task: str, version: int | None, alias: str, etag: str, wait: float, server: str, as_json: bool) -> None:
-    """Point an alias back at the version before; given again, it goes back further."""
+    """Point an alias back at the version before.
+
+    Given again, it goes back further.
+    """
     with Client(server) as client:
         change = client.rollback(task, alias, version, etag, wait)
     _print_change(change, as_json=as_json)
@@ -108,7 +111,7 @@ def rollback(task: str, version: int | None, alias: str, etag: str, wait: float,
 
 @click.group(cls=CommandGroup, entry_group=f"{ENTRY_POINTS}.adapters")
 def adapters() -> None:
-    """Register, prove, promote and roll back adapter versions, and work on packages."""
+    """Register, promote, roll back and look after adapter versions."""
 
 
 @adapters.command(

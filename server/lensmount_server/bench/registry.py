@@ -34,7 +34,7 @@ BACKBONE = "vit_small_patch16_224"
 RANK, PICTURES, TASK, OTHER = 16, 4, "defect", "scene"
 STARTED, STARTS, PAGE = 1000, 5, 100
 VERSIONS, HOT, FIRST = 4, 8, 1000
-FRAMES_PER_SECOND = 8.0
+FRAMES_PER_SECOND = 25.0
 # What the control keeps of each promotion: what would be a tenth of a percent of this process in a thousand of them.
 LEAK_BYTES = 16 << 10
 

@@ -157,8 +157,8 @@ def test_promote(double: WireDouble, run: Run) -> None:
     script(double, "SetAlias", answer)
     assert run("promote", "defect", 2).stdout == "defect@live is version 2 (was 1), switched after 3.2 ms\n"
     (document,) = documents(run("promote", "defect", 2, "--alias", "canary", "--expected-version", 1, "--json"))
-    own = {"task": "defect", "alias": "live", "version": 2, "previous_version": 1, "switch_ms": 3.25}
-    assert document == {**own, "etag": "", "first_answer_ms": None}
+    told = {"task": "defect", "alias": "live", "version": 2, "previous_version": 1, "switch_ms": 3.25}
+    assert document == {**told, "etag": "", "first_answer_ms": None}
     assert [(each.alias, each.expected_version) for each in double.asked["SetAlias"]] == [("live", 0), ("canary", 1)]
 
 
