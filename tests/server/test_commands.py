@@ -271,18 +271,21 @@ def test_the_registry_is_in_the_data_directory_if_nothing_is_said(told: list[Ser
     assert (config.places, config.policy.minima, config.keep_versions) == (Places(), (), 0)
 
 
+SHARED = ("--packages", "{here}", "--registry")
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "parts"),
     [
-        (["--packages", "{here}", "--registry", "nonsense"], 2, ["registry", "not a database URL", "postgresql"]),
-        (["--packages", "{here}", "--registry", "mysql://db/lensmount"], 2, ["registry", "mysql", "postgresql"]),
+        ([*SHARED, "nonsense"], 2, ["registry", "not a database URL", "postgresql"]),
+        ([*SHARED, "mysql://db/lensmount"], 2, ["registry", "mysql", "postgresql"]),
         (
-            ["--packages", "{here}", "--registry", "sqlite:////no/such/folder/registry.sqlite"],
+            [*SHARED, "sqlite:////no/such/folder/registry.sqlite"],
             4,
             ["registry", "/no/such/folder"],
         ),
         (
-            ["--packages", "{here}", "--registry", "postgresql://mia:secret@127.0.0.1:1/lensmount"],
+            [*SHARED, "postgresql://mia:secret@127.0.0.1:1/lensmount"],
             4,
             ["registry", "127.0.0.1:1"],
         ),
