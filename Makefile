@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PROTOS := $(wildcard proto/lensmount/v1/*.proto)
 
-.PHONY: help setup demo test bench soak fuzz lint format constraints clean
+.PHONY: help setup demo test bench soak fuzz chaos lint format constraints clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ soak: setup ## Let eight cameras fail in turn for SECONDS (600)
 
 fuzz: setup ## Judge CASES (1000000) damaged packages: each is refused or fits
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m fuzzing --cases $(or $(CASES),1000000) --first $(or $(FIRST),0)
+
+chaos: setup ## Kill a registry's processes KILLS (1000) times at random, and at every step
+	OMP_NUM_THREADS=1 LENSMOUNT_KILLS=$(or $(KILLS),1000) $(BIN)/pytest --numprocesses auto tests/server/registry/test_crashes.py
 
 lint: setup ## Check style, types and import rules
 	$(BIN)/ruff check .

@@ -105,10 +105,10 @@ class Served:
 
 
 @asynccontextmanager
-async def serving(kit: Kit, data_dir: Path) -> AsyncIterator[Served]:
-    """A real server in this event loop, on a free port of loopback."""
+async def serving(kit: Kit, data_dir: Path, **more: Any) -> AsyncIterator[Served]:
+    """A real server in this event loop, on a free port of loopback; `more` goes into its ServeConfig."""
     config = ServeConfig(
-        data_dir, "127.0.0.1:0", kit.backbone.name, kit.weights, EngineSettings("reference"), addresses=ANYWHERE
+        data_dir, "127.0.0.1:0", kit.backbone.name, kit.weights, EngineSettings("reference"), addresses=ANYWHERE, **more
     )
     options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
     async with (

@@ -17,6 +17,7 @@ from lensmount.errors import LensmountError
 from lensmount_adapters.backbones import Segment
 from lensmount_server import commands
 from lensmount_server.config import ServeConfig
+from lensmount_server.registry import Places
 from processes import options, serving
 from serving import CLOSE, PATIENCE_S, Kit
 
@@ -196,3 +197,68 @@ def test_doctor_for_people(kit: Kit, tmp_path: Path, monkeypatch: pytest.MonkeyP
     status, said = run("doctor", *plain, "--data-dir", str(tmp_path / "file" / "data"))
     assert status == 1
     assert "give --data-dir a folder that you may write" in said
+
+
+def test_where_the_registry_is_and_what_gets_into_it(told: list[ServeConfig]) -> None:
+    places = ["--registry", "postgresql://db.example/lensmount", "--packages", "s3://packages/here"]
+    minima = ["--minimum-metric", "macro_f1=0.9", "--minimum-metric", "defect:recall.crack=0.98"]
+    assert run("serve", *places, *minima, "--keep-versions", "10") == (0, "")
+    (config,) = told
+    assert (config.places.database, config.places.blobs) == ("postgresql://db.example/lensmount", "s3://packages/here")
+    assert [(each.task, each.metric, each.value) for each in config.policy.minima] == [
+        ("", "macro_f1", 0.9),
+        ("defect", "recall.crack", 0.98),
+    ]
+    assert config.keep_versions == 10
+
+
+def test_the_registry_is_in_the_data_directory_if_nothing_is_said(told: list[ServeConfig]) -> None:
+    assert run("serve") == (0, "")
+    (config,) = told
+    assert (config.places, config.policy.minima, config.keep_versions) == (Places(), (), 0)
+
+
+SHARED = ("--packages", "{here}", "--registry")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "parts"),
+    [
+        ([*SHARED, "nonsense"], 2, ["registry", "not a database URL", "postgresql"]),
+        ([*SHARED, "mysql://db/lensmount"], 2, ["registry", "mysql", "postgresql"]),
+        (
+            [*SHARED, "sqlite:////no/such/folder/registry.sqlite"],
+            4,
+            ["registry", "/no/such/folder"],
+        ),
+        (
+            [*SHARED, "postgresql://mia:secret@127.0.0.1:1/lensmount"],
+            4,
+            ["registry", "127.0.0.1:1"],
+        ),
+        (["--packages", "gopher://packages/here"], 2, ["not a store", "gopher://packages/here"]),
+        (["--packages", "/proc/no/packages"], 4, ["/proc/no/packages"]),
+        (["--minimum-metric", "good"], 2, ["minimum_metric", "NAME=NUMBER"]),
+        (["--minimum-metric", "macro_f1=high"], 2, ["not a number", "macro_f1=high"]),
+        (["--minimum-metric", "macro_f1=nan"], 2, ["finite", "macro_f1=nan"]),
+        (["--minimum-metric", "a=1", "--minimum-metric", "a=2"], 2, ["given twice", "a=2"]),
+    ],
+)
+def test_a_registry_that_can_not_be_is_one_clear_line(
+    kit: Kit, tmp_path: Path, arguments: list[str], status: int, parts: list[str]
+) -> None:
+    places = [argument.format(here=tmp_path / "packages") for argument in arguments]
+    found, said = run("serve", *options(kit, tmp_path / "data"), *places)
+    lines = [line for line in said.splitlines() if line.strip()]
+    assert (found, len(lines)) == (status, 1)
+    assert lines[0].startswith("Error: ")
+    assert all(part in lines[0] for part in [*parts, "Fix: "])
+    assert "secret" not in said
+    assert "sqlalche.me" not in said
+
+
+def test_versions_to_keep_are_counted(told: list[ServeConfig]) -> None:
+    status, said = run("serve", "--keep-versions", "-1")
+    assert status == 2
+    assert "--keep-versions" in said
+    assert told == []

@@ -21,7 +21,7 @@ from processes import serving
 from serving import CLOSE, PATIENCE_S, Kit
 
 SHOT = pictures(1, seed=14)[0]
-ROUNDS = 4
+ROUNDS = 2
 
 
 @dataclass

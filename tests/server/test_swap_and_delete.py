@@ -73,6 +73,10 @@ class Life:
 
     async def _operate(self) -> None:
         acts = [*[self._promote] * 3, *[self._roll_back] * 3, self._take_down, self._delete, *[self._register] * 2]
+        for number in (2, 3):
+            await self._point(VersionId("defect", number, self.numbers[number]), number)
+        await self._roll_back()
+        self._count(self._roll_back.__name__)
         for turn in range(self.turns):
             if turn % len(acts) == 0:
                 self.draw.shuffle(acts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import tempfile
@@ -42,7 +43,9 @@ ANY = [
     *(f"delete {version}" for version in range(1, 7)),
     *["back", "back", "unset", "delete-task", "collect 2", "tag 1", "tag 2"],
 ]
-KILLS = 1000
+# `make chaos` asks for more of both than fits into the gate.
+KILLS = int(os.environ.get("LENSMOUNT_KILLS", "300"))
+PARTS = (0.4, 0.6, 0.8, 0.9) if KILLS >= 1000 else (0.6, 0.9)
 KILLS_A_HISTORY = 10
 
 
@@ -125,7 +128,7 @@ def test_killed_at_any_step_it_was_done_or_not(scene: Scene, work: str) -> None:
 def test_killed_while_it_clears_away_what_a_crash_left(scene: Scene, work: str) -> None:
     job = scene.job(work)
     steps = len(scene.play(job).steps)
-    for part in (0.4, 0.6, 0.8, 0.9):
+    for part in PARTS:
         scene.play(replace(job, kill_at=round(part * steps)))
         left = scene.start.with_name(f"left-{part}")
         shutil.move(job.directory, left)

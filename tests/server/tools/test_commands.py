@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from lensmount.archive import open_archive
 from lensmount.cli.group import CommandGroup
 from lensmount_adapters.admission import STEPS
 from lensmount_server.tools.commands import check, diff_
-from serving import Kit
+from serving import Kit, Served
 from tampering import Tamper, in_json, in_tensors, removed
 
 Run = Callable[..., Result]
@@ -154,3 +155,35 @@ def test_a_type_that_no_package_has_is_refused(kit: Kit, folder: Path, run: Run)
     result = run("diff", kit.defect[0].folder, folder)
     assert result.exit_code == 2
     assert "F32, F16, BF16 or I64 expected (got F8_E4M3)" in result.stderr
+
+
+async def test_versions_of_a_server_are_compared_with_each_other_and_with_folders(live: Served, kit: Kit) -> None:
+    await live.client.register(kit.defect[1].folder, alias="canary")
+    group = CommandGroup(commands={"diff": diff_}, entry_group="nothing.of.the.kind")
+
+    async def compared(*arguments: object) -> Result:
+        line = [*map(str, arguments), "--server", live.address]
+        return await asyncio.to_thread(CliRunner().invoke, group, ["diff", *line])
+
+    folders = await compared(kit.defect[0].folder, kit.defect[1].folder, "--json")
+    assert json.loads(folders.stdout)["tensors"]
+    for before, after in (
+        ("defect", "defect@canary"),
+        ("defect:1", kit.defect[1].folder),
+        (kit.defect[0].folder, "defect:2"),
+    ):
+        found = await compared(before, after, "--json")
+        assert found.exit_code == 0, found.output
+        assert found.stdout == folders.stdout
+    plain = await compared("defect", "defect:2")
+    assert plain.exit_code == 0
+    assert plain.stdout
+    for reference, said in (("weather", "no such task or alias"), ("defect:7", "no such adapter version")):
+        for pair in ((reference, "defect"), ("defect", reference)):
+            refused = await compared(*pair)
+            assert (refused.exit_code, refused.stdout) == (3, "")
+            assert said in refused.stderr
+            assert "Fix: " in refused.stderr
+    gone = await compared("gone/defect", "defect")
+    assert gone.exit_code == 2
+    assert "nothing there" in gone.stderr
