@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,14 +56,19 @@ def check_whole(registry: Registry, places: Places) -> Told:
     assert {(each.id.task, each.id.version): each.id.content_hash for each in records} == told.versions
     assert {(each.task, alias): each.version for alias, each, _ in registry.pointed()[0]} == told.aliases
     for record in records:
-        assert content_hash(registry.folder(record.id)) == record.id.content_hash, f"{record.id} is damaged"
+        folder = Path(places.blobs) / record.blob
+        assert folder.is_dir(), f"{record.id} has no package"
+        assert content_hash(folder) == record.id.content_hash, f"{record.id} is damaged"
     here = {path.name for path in Path(places.blobs).iterdir()}
     assert here == {record.blob for record in records}, "packages without a version, or the other way about"
     return told
 
 
-def check_directory(directory: Path) -> Told:
-    """The same for a registry in one data directory, which is opened again first; and SQLite finds no fault."""
+def check_directory(directory: Path, then: Callable[[Registry, Told], None] = lambda *_: None) -> Told:
+    """The same for a registry in one data directory, which is opened again first; and SQLite finds no fault.
+
+    `then` is what is done with the registry at the end.
+    """
     registry = Registry(directory)
     try:
         assert not list((directory / "staging").iterdir())
@@ -72,6 +77,7 @@ def check_directory(directory: Path) -> Told:
             assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
             assert database.execute("PRAGMA foreign_key_check").fetchall() == []
             assert database.execute("SELECT DISTINCT state FROM blobs").fetchall() in ([], [("kept",)])
+        then(registry, told)
     finally:
         registry.close()
     return told

@@ -108,6 +108,11 @@ class PostgreSQL:
             cursor = connection.execute(statement.encode())
             return cursor.fetchall() if cursor.description else []
 
+    def break_off(self, database: str) -> None:
+        """End all connections to a database."""
+        whose = f"FROM pg_stat_activity WHERE datname = '{database}'"
+        self.execute(f"SELECT pg_terminate_backend(pid) {whose}")
+
     def __enter__(self) -> Self:
         return self
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from lensmount.errors import UnavailableError
 from lensmount_adapters.golden import Golden
 from lensmount_adapters.heads import HeadSpec
 from lensmount_adapters.manifest import BackboneRef, Manifest, Provenance
@@ -62,7 +64,7 @@ class Shelf:
 
 @cache
 def _written(folder: Path, task: str, card: str) -> tuple[Package, Path]:
-    return write_small(folder, task, f"# {card}\n"), folder
+    return read_package(folder) if folder.exists() else write_small(folder, task, f"# {card}\n"), folder
 
 
 def add(registry: Registry, shelf: Shelf, card: str, task: str = "defect", by: By = ME) -> tuple[Record, bool]:
@@ -96,3 +98,18 @@ def numbers(registry: Registry, task: str = "") -> set[tuple[str, int]]:
     """The versions that are there."""
 
     return {(each.id.task, each.id.version) for each in registry.page(10_000, None, Filter(task=task))}
+
+
+def refusal(work: Callable[[], object]) -> UnavailableError | None:
+    """Why something can not be done now; None when it was done."""
+    try:
+        work()
+    except UnavailableError as error:
+        return error
+    return None
+
+
+def with_tests() -> dict[str, str]:
+    """The environment of a process that imports what lies beside this file."""
+    known = os.environ.get("PYTHONPATH")
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *([known] if known else [])])}

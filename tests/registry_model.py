@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from ledger import check_whole
 from lensmount.errors import ConflictError, IncompatibleError, LensmountError, NotFoundError
@@ -26,7 +26,8 @@ Number = tuple[str, int]
 Alias = tuple[str, str]
 
 tasks, names, cards = st.sampled_from(TASKS), st.sampled_from(ALIASES), st.sampled_from(CARDS)
-versions = st.integers(1, 12)
+# Which of the versions that are there; the last few are some that may not be there.
+picks = st.integers(0, 13)
 
 
 @dataclass
@@ -155,25 +156,37 @@ class Machine(RuleBasedStateMachine):
         self._model = model()
         self._registry = self._open()
 
+    @initialize()
+    def begin(self) -> None:
+        """With a history: most of what can be wrong shows only after some."""
+        for card in CARDS[:4]:
+            self.register("defect", card)
+        for pick in range(3):
+            self.set_alias("defect", "live", pick)
+
     @rule(task=tasks, card=cards)
     def register(self, task: str, card: str) -> None:
         record, is_new = add(self._registry, self._shelf, card, task)
         assert (record.id.version, is_new) == self._model.add(task, card)
 
-    @rule(task=tasks, alias=names, version=versions)
-    def set_alias(self, task: str, alias: str, version: int) -> None:
+    @rule(task=tasks, alias=names, pick=picks)
+    def set_alias(self, task: str, alias: str, pick: int) -> None:
+        version = self._number(task, pick)
         self._both(
             lambda: self._registry.set_alias(task, alias, version), lambda: self._model.set_alias(task, alias, version)
         )
 
-    @rule(task=tasks, alias=names, version=versions, off=st.integers(1, 3))
-    def set_alias_that_is_not_so(self, task: str, alias: str, version: int, off: int) -> None:
+    @rule(task=tasks, alias=names, pick=picks, off=st.integers(1, 3))
+    def set_alias_that_is_not_so(self, task: str, alias: str, pick: int, off: int) -> None:
+        version = self._number(task, pick)
         now = self._model.aliases.get((task, alias), [0])[-1]
         with pytest.raises((ConflictError, NotFoundError)):
             self._registry.set_alias(task, alias, version, Expected(version=now + off))
 
-    @rule(task=tasks, alias=names, version=st.none() | versions)
-    def roll_back(self, task: str, alias: str, version: int | None) -> None:
+    @rule(task=tasks, alias=names, pick=st.none() | picks)
+    def roll_back(self, task: str, alias: str, pick: int | None) -> None:
+        version = None if pick is None else self._number(task, pick)
+
         def registry() -> int:
             target, expected = self._registry.rollback_target(task, alias, version)
             return self._registry.roll_back(target, alias, expected).version.version
@@ -184,20 +197,24 @@ class Machine(RuleBasedStateMachine):
     def delete_alias(self, task: str, alias: str) -> None:
         self._both(lambda: self._registry.delete_alias(task, alias), lambda: self._model.delete_alias(task, alias))
 
-    @rule(task=tasks, version=versions)
-    def delete(self, task: str, version: int) -> None:
+    @rule(task=tasks, pick=picks)
+    def delete(self, task: str, pick: int) -> None:
+        version = self._number(task, pick)
         self._both(lambda: self._registry.delete(task, version), lambda: self._model.delete(task, version))
 
+    @precondition(lambda self: len(self._model.versions) > 7)
     @rule(task=tasks)
     def delete_task(self, task: str) -> None:
         self._both(lambda: self._registry.delete_task(task) and None, lambda: self._model.delete_task(task))
 
-    @rule(task=tasks, version=versions, reason=st.none() | st.sampled_from(["", "audit"]))
-    def pin(self, task: str, version: int, reason: str | None) -> None:
+    @rule(task=tasks, pick=picks, reason=st.none() | st.sampled_from(["", "audit"]))
+    def pin(self, task: str, pick: int, reason: str | None) -> None:
+        version = self._number(task, pick)
         self._both(lambda: self._registry.pin(task, version, reason), lambda: self._model.pin(task, version, reason))
 
-    @rule(task=tasks, version=versions, key=st.sampled_from("ab"), value=st.none() | st.sampled_from(["", "1", "2"]))
-    def tag(self, task: str, version: int, key: str, value: str | None) -> None:
+    @rule(task=tasks, pick=picks, key=st.sampled_from("ab"), value=st.none() | st.sampled_from(["", "1", "2"]))
+    def tag(self, task: str, pick: int, key: str, value: str | None) -> None:
+        version = self._number(task, pick)
         put, drop = ({}, [key]) if value is None else ({key: value}, [])
         self._both(
             lambda: self._registry.tag(task, version, put, drop), lambda: self._model.tag(task, version, key, value)
@@ -240,6 +257,10 @@ class Machine(RuleBasedStateMachine):
         finally:
             self._registry.close()
             self._folder.cleanup()
+
+    def _number(self, task: str, pick: int) -> int:
+        there = sorted(version for known, version in self._model.versions if known == task)
+        return there[pick % len(there)] if there and pick < 11 else pick
 
     def _open(self) -> Registry:
         return Registry(Path(self._folder.name) / "data", self._places)

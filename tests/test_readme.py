@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from lensmount import Client
+from lensmount import AdapterEventKind, Client
 from lensmount_training.demo.clip import ClipSettings, write_clip
 from lensmount_training.demo.pictures import PictureSettings, write_pictures
 
@@ -93,6 +93,9 @@ def test_from_own_pictures_to_a_live_task(folder: Path, environment: dict[str, s
             if command == "lensmount serve":
                 running.append(started(command, folder, environment))
                 Client(environment["LENSMOUNT_SERVER"]).wait_ready(WAIT_S)
+            elif command == "lensmount adapters watch":
+                with watched(f"{command} --after 0 --json", folder, environment) as lines:
+                    assert '"registered"' in next(lines)
             elif command.startswith("lensmount watch"):
                 look_and_leave(f"{command} --json", folder, environment)
             else:
@@ -104,6 +107,12 @@ def test_from_own_pictures_to_a_live_task(folder: Path, environment: dict[str, s
         with Client(environment["LENSMOUNT_SERVER"]) as client:
             assert client.adapter("defect").version == 2
             assert client.sources() == []
+            assert client.adapter("defect:1").pin_reason == "the one before"
+            assert [event.kind for event in client.events("defect", "live")][:3] == [
+                AdapterEventKind.ALIAS_SET,
+                AdapterEventKind.ROLLED_BACK,
+                AdapterEventKind.ALIAS_SET,
+            ]
     finally:
         for process in running:
             process.send_signal(signal.SIGINT)

@@ -107,7 +107,7 @@ async def running(config: ServeConfig, zygote: Zygote | None = None) -> AsyncIte
         stack.push_async_callback(sources.close)
         metrics = config.metrics_host_port
         if metrics is not None:
-            snapshot = functools.partial(_snapshot, sources, pool, engine)
+            snapshot = functools.partial(_snapshot, catalog, sources, pool, engine)
             await stack.enter_async_context(metrics_server(*metrics, snapshot))
         server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=OPTIONS)
         _add_services(server, catalog, scheduler, pool, sources, hub)
@@ -122,8 +122,10 @@ async def running(config: ServeConfig, zygote: Zygote | None = None) -> AsyncIte
         yield f"{host}:{bound}", backbone
 
 
-def _snapshot(sources: SourceManager, pool: WorkerPool, engine: Engine) -> Snapshot:
-    return Snapshot(sources.list(), len(pool.workers), engine.counters())
+def _snapshot(catalog: Catalog, sources: SourceManager, pool: WorkerPool, engine: Engine) -> Snapshot:
+    follower = catalog.follower
+    state, workers = catalog.residency.state(), len(pool.workers)
+    return Snapshot(sources.list(), workers, engine.counters(), state, follower.seq, follower.behind_s)
 
 
 def _add_services(

@@ -58,6 +58,7 @@ class Catalog:
         self.residency = Residency(mounts.hot, engine, self._read, engine.backbone.device)
         self.follower = Follower(registry, mounts, self.residency)
         self._firsts = FirstAnswers(self.follower.tell_first_answer)
+        self.follower.on_turned = self._firsts.expect
         self._registrar = Registrar(registry, self.residency, scheduler, policy or Policy())
 
     async def load_aliases(self) -> None:

@@ -48,6 +48,12 @@ class ServeConfig:
     policy: Policy = field(default_factory=Policy)
     keep_versions: int = 0
 
+    def __post_init__(self) -> None:
+        """Raises InvalidInputError for a registry that servers may share whose packages they do not."""
+        if self.places.database and not self.places.blobs:
+            fix = "give --packages too: a folder or an address that all servers on this registry use"
+            raise InvalidInputError("the registry is shared, its packages are not", field="packages", fix=fix)
+
     @property
     def host_port(self) -> tuple[str, int]:
         """The address in two parts; raises InvalidInputError."""

@@ -42,13 +42,14 @@ class FirstAnswers:
         self._tell = tell
         self._awaited: dict[Alias, _Awaited] = {}
 
-    def expect(self, alias: str, version: VersionId, seq: int, since: float) -> asyncio.Future[float]:
-        """The milliseconds from `since` (`time.perf_counter`) to the first answer through `alias`, set by change `seq`.
+    def expect(self, alias: str, version: VersionId, seq: int, since: float | None = None) -> asyncio.Future[float]:
+        """The milliseconds from `since` (`time.perf_counter`, now) to the first answer through `alias`, set by `seq`.
 
         Cancelled when the alias moves on before that.
         """
         self.forget((version.task, alias))
-        awaited = _Awaited(version, seq, since, asyncio.get_running_loop().create_future())
+        start = time.perf_counter() if since is None else since
+        awaited = _Awaited(version, seq, start, asyncio.get_running_loop().create_future())
         self._awaited[version.task, alias] = awaited
         return awaited.came
 

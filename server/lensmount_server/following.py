@@ -35,6 +35,7 @@ NOTED_S = 10.0
 
 POINTS = (Kind.ALIAS_SET, Kind.ROLLED_BACK)
 GONE = (Kind.DELETED, Kind.COLLECTED)
+CHECKED = (Kind.REGISTERED, Kind.REGISTERED_AGAIN)
 
 
 class Watcher:
@@ -62,7 +63,8 @@ class Watcher:
 class Follower:
     """Keeps this server's mounts as the registry says; lives on the event loop.
 
-    `on_gone` is told of a task of which no version is left.
+    `on_gone` is told of a task of which no version is left, `on_turned` of each alias that another server set: its
+    name, the version and the number of the change.
     """
 
     def __init__(self, registry: Registry, mounts: Mounts, residency: Residency) -> None:
@@ -73,13 +75,20 @@ class Follower:
         self._kicked = asyncio.Event()
         self._turn_taking = asyncio.Lock()
         self._noted: dict[tuple[str, int], float] = {}
+        self._noting = asyncio.Lock()
         self._beaten = time.monotonic()
         self._running: asyncio.Task[None] | None = None
         self._ended = False
         self._dismissed = False
         self.seq = 0
-        self.behind_since: float | None = None
+        self._behind_since: float | None = None
         self.on_gone: Callable[[str], None] = lambda _task: None
+        self.on_turned: Callable[[str, VersionId, int], object] = lambda _alias, _version, _seq: None
+
+    @property
+    def behind_s(self) -> float:
+        """For how long the registry could not be read; 0.0 while it can."""
+        return 0.0 if self._behind_since is None else time.monotonic() - self._behind_since
 
     async def start(self) -> int:
         """Learn what every alias points at, without loading anything, and follow from there; returns how many."""
@@ -106,10 +115,11 @@ class Follower:
 
     async def note(self, numbers: Collection[tuple[str, int]]) -> None:
         """Have no server collect these versions while streams here ask for them. Raises NotFoundError."""
-        new = [number for number in numbers if number not in self._noted]
-        if new:
-            await asyncio.to_thread(self._registry.use, new)
-        self._noted.update(dict.fromkeys(numbers, time.monotonic()))
+        async with self._noting:
+            new = [number for number in numbers if number not in self._noted]
+            if new:
+                await asyncio.to_thread(self._registry.use, new)
+            self._noted.update(dict.fromkeys(numbers, time.monotonic()))
 
     def tell_first_answer(self, first: FirstAnswer) -> None:
         """Tell watchers of what is not in the journal."""
@@ -185,6 +195,8 @@ class Follower:
         last = {(entry.version.task, entry.alias): entry for entry in entries if entry.alias}
         await asyncio.gather(*(self._turn(entry) for entry in last.values()))
         for entry in entries:
+            if entry.kind in CHECKED:
+                self._residency.lift(entry.version.content_hash)
             if entry.kind in GONE:
                 self._mounts.delete(entry.version)
                 self._noted.pop((entry.version.task, entry.version.version), None)
@@ -208,6 +220,7 @@ class Follower:
                 if self._mounts.followed(task, alias):
                     await self._load(entry.version)
                 if self._mounts.turn(alias, entry.version, entry.seq):
+                    self.on_turned(alias, entry.version, entry.seq)
                     log.info("%s@%s: version %d answers, as another server wrote", task, alias, entry.version.version)
 
     async def _load(self, version: VersionId) -> None:
@@ -219,12 +232,13 @@ class Follower:
 
     async def _keep_alive(self) -> None:
         now = time.monotonic()
-        pinned = self._mounts.hot.pinned
-        old = [number for number, since in self._noted.items() if number not in pinned and now - since > NOTED_S]
-        if old:
+        async with self._noting:
+            pinned = self._mounts.hot.pinned
+            old = [number for number, since in self._noted.items() if number not in pinned and now - since > NOTED_S]
+            if old:
+                await asyncio.to_thread(self._registry.unuse, old)
             for number in old:
-                del self._noted[number]
-            await asyncio.to_thread(self._registry.unuse, old)
+                self._noted.pop(number, None)
         if now - self._beaten > BEAT_S:
             self._beaten = now
             await asyncio.to_thread(self._registry.beat)
@@ -234,14 +248,14 @@ class Follower:
             watcher.news.set()
 
     def _fell_behind(self, error: UnavailableError) -> None:
-        if self.behind_since is None:
-            self.behind_since = time.monotonic()
+        if self._behind_since is None:
+            self._behind_since = time.monotonic()
             log.error("changes by other servers are not seen until the registry is back: %s", error)
 
     def _recovered(self) -> None:
-        if self.behind_since is not None:
-            log.warning("the registry is back after %.1f s", time.monotonic() - self.behind_since)
-            self.behind_since = None
+        if self._behind_since is not None:
+            log.warning("the registry is back after %.1f s", time.monotonic() - self._behind_since)
+            self._behind_since = None
 
 
 def _report(running: asyncio.Task[None]) -> None:

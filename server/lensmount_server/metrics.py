@@ -16,6 +16,7 @@ from lensmount.errors import UnavailableError
 from lensmount_server.engine.runtime import Counters
 from lensmount_server.sources.model import SourceState, SourceStatus
 from lensmount_server.video.account import Drops
+from lensmount_server.whereabouts import ResidencyState
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,9 @@ class Snapshot:
     sources: list[SourceStatus]
     workers: int
     engine: Counters
+    adapters: ResidencyState
+    registry_seq: int
+    registry_behind_s: float
 
 
 class ServerCollector(Collector):
@@ -43,6 +47,7 @@ class ServerCollector(Collector):
         """The metrics now. Called by other threads."""
         taken = asyncio.run_coroutine_threadsafe(self._take(), self._loop).result(_PATIENCE_S)
         yield from _sources(taken.sources)
+        yield from _adapters(taken)
         yield GaugeMetricFamily("lensmount_workers", "Worker processes that decode.", taken.workers)
         yield CounterMetricFamily("lensmount_engine_batches", "Passes of the engine.", taken.engine.batches)
         yield CounterMetricFamily("lensmount_engine_frames", "Frames that the engine answered.", taken.engine.frames)
@@ -74,6 +79,16 @@ async def metrics_server(host: str, port: int, snapshot: Callable[[], Snapshot])
         await asyncio.to_thread(server.shutdown)  # a reader may wait for this very loop
         server.server_close()
         await asyncio.to_thread(thread.join)
+
+
+def _adapters(taken: Snapshot) -> Iterator[Metric]:
+    adapters = taken.adapters
+    yield GaugeMetricFamily("lensmount_adapters_hot", "Adapter versions in memory.", adapters.hot)
+    yield GaugeMetricFamily("lensmount_adapters_quarantined", "Versions that must not answer.", adapters.quarantined)
+    yield CounterMetricFamily("lensmount_adapter_loads", "Versions that were brought into memory.", adapters.loads)
+    seq, behind = "lensmount_registry_sequence", "lensmount_registry_behind_seconds"
+    yield GaugeMetricFamily(seq, "The last change of the registry that took effect here.", taken.registry_seq)
+    yield GaugeMetricFamily(behind, "For how long the registry could not be read; 0: it can.", taken.registry_behind_s)
 
 
 def _sources(sources: list[SourceStatus]) -> Iterator[Metric]:

@@ -161,6 +161,10 @@ class Residency:
         self._quarantine.lift(mounted.id.content_hash)
         self._arrive(mounted)
 
+    def lift(self, content_hash: str) -> None:
+        """Take content out of quarantine: it passed the gate again, here or on another server."""
+        self._quarantine.lift(content_hash)
+
     async def close(self) -> None:
         """Finish what is being loaded and dropped."""
         self._closed = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from fuzzing import specimens
 # A worker's own alarm is earlier; this is for code that does not hear it.
 SILENT_S = 20.0
 START_S = 120.0
+# Enough to know that something is wrong.
+MAX_FINDINGS = 100
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ def fuzz(cases: int, first: int = 0, workers: int = 1, door: str = "", silent_s:
 
 
 def _work_off(share: _Share, folder: Path, name: str, door: str, report: Report) -> None:
-    while share.left > 0:
+    while share.left > 0 and len(report.findings) < MAX_FINDINGS:
         died_at = _run_worker(share, folder, name, door, report)
         if died_at is None:
             return
@@ -94,7 +97,7 @@ def _run_worker(share: _Share, folder: Path, name: str, door: str, report: Repor
         "--step", str(share.step), "--specimens", str(folder / "specimens"), "--scratch", str(scratch),
         "--heart", str(heart), "--door", door,
     ]  # fmt: skip
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=_with_tests()) as process:
         reader = threading.Thread(target=_read, args=(process, report))
         reader.start()
         silent = _wait(process, heart, report.silent_s)
@@ -105,6 +108,13 @@ def _run_worker(share: _Share, folder: Path, name: str, door: str, report: Repor
     text = f"no answer for {report.silent_s:g} s" if silent else f"the process ended with {process.returncode}"
     report.findings.append(Finding(seed, (), text))
     return int(seed)
+
+
+def _with_tests() -> dict[str, str]:
+    """The environment of a process that imports what lies beside this folder."""
+    known = os.environ.get("PYTHONPATH")
+    tests = str(Path(__file__).parents[1])
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([tests, *([known] if known else [])])}
 
 
 def _wait(process: subprocess.Popen[str], heart: Path, silent_s: float) -> bool:

@@ -20,8 +20,10 @@ MIRRORS = [
     (common_pb2.Result, convert.result, {}),
     (inference_pb2.StreamStarted, convert.stream_started, {}),
     (inference_pb2.StreamSummary, convert.stream_summary, {}),
-    (adapters_pb2.Adapter, convert.adapter, {"version": {"task", "version", "content_hash"}}),
-    (adapters_pb2.RegisterAdapterResponse, convert.registration, {}),
+    (adapters_pb2.Adapter, convert.adapter, {"version": {"task", "version", "content_hash"}, "pinned": {"pin_reason"}}),
+    (adapters_pb2.RegisterAdapterResponse, convert.registration, {"alias": {"alias_change"}}),
+    (adapters_pb2.AdapterEvent, convert.adapter_event, {"adapter": {"adapter"}}),
+    (adapters_pb2.CollectAdaptersResponse, convert.collected, {}),
     (adapters_pb2.SetAliasResponse, convert.alias_change, {}),
     (
         sources_pb2.Source,
@@ -39,7 +41,7 @@ def fill(message: Message) -> None:
     """Give every field a value other than its default."""
     for number, field in enumerate(cast("Sequence[FieldDescriptor]", message.DESCRIPTOR.fields), start=1):
         if field.message_type and field.message_type.GetOptions().map_entry:
-            getattr(message, field.name)[f"name{number}"] = number + 0.5
+            getattr(message, field.name)[f"name{number}"] = value(field.message_type.fields_by_name["value"], number)
         elif field.message_type:
             inner = getattr(message, field.name)
             fill(inner.add() if field.is_repeated else inner)

@@ -24,6 +24,7 @@ from lensmount_server.app import running
 from lensmount_server.config import ServeConfig
 from lensmount_server.engine.settings import EngineSettings
 from lensmount_server.frames import Frame
+from lensmount_server.registry import Places
 from lensmount_server.services import push as pushed
 from lensmount_server.video.policy import AddressPolicy
 from serving import CLOSE, PATIENCE_S, Feed, Kit, config, message, raw_frame, read, serving, stored
@@ -107,6 +108,13 @@ async def test_an_address_that_is_none(settings: ServeConfig, address: str) -> N
     assert isinstance(error, InvalidInputError)
     assert (error.field, error.value) == ("address", address)
     assert "HOST:PORT" in error.fix
+
+
+def test_a_shared_registry_needs_shared_packages(settings: ServeConfig) -> None:
+    with pytest.raises(InvalidInputError, match="shared") as caught:
+        replace(settings, places=Places("postgresql://lensmount@127.0.0.1/lensmount"))
+    assert caught.value.field == "packages"
+    assert "--packages" in caught.value.fix
 
 
 async def test_an_address_of_another_machine(settings: ServeConfig) -> None:

@@ -19,6 +19,7 @@ from lensmount_server.frames import Want
 from lensmount_server.metrics import Snapshot, metrics_server
 from lensmount_server.sources.model import SourceSpec, SourceState, SourceStatus
 from lensmount_server.video.account import AccountState, Drops
+from lensmount_server.whereabouts import ResidencyState
 from serving import Kit
 from zygotes import shared_zygote
 
@@ -35,6 +36,9 @@ STATUS = SourceStatus(
 )
 ONE = frozenset({"line-1"})
 ENGINE = Counters(5, 70, 140, ())
+HELD = ResidencyState(
+    hot=3, size_bytes=0, leased=0, pinned=0, cached=0, cached_bytes=0, loads=9, evictions=0, quarantined=1
+)
 
 
 async def read(port: int) -> dict[tuple[str, frozenset[str]], float]:
@@ -49,8 +53,11 @@ async def read(port: int) -> dict[tuple[str, frozenset[str]], float]:
 
 
 async def test_everything_is_told() -> None:
-    async with metrics_server("127.0.0.1", 0, lambda: Snapshot([STATUS], 2, ENGINE)) as port:
+    async with metrics_server("127.0.0.1", 0, lambda: Snapshot([STATUS], 2, ENGINE, HELD, 7, 1.5)) as port:
         told = await read(port)
+    held = {"adapters_hot": 3, "adapters_quarantined": 1, "adapter_loads_total": 9, "registry_sequence": 7}
+    for name, value in {**held, "registry_behind_seconds": 1.5}.items():
+        assert told[f"lensmount_{name}", frozenset()] == value
     assert told["lensmount_source_decoded_frames_total", ONE] == 90
     assert told["lensmount_source_answered_frames_total", ONE] == 70
     reasons = {"superseded": 10, "late": 4, "rate": 3, "decode": 2, "gate": 1, "failed": 2}
@@ -69,7 +76,7 @@ async def test_everything_is_told() -> None:
 
 async def test_it_tells_of_now_each_time() -> None:
     statuses: list[SourceStatus] = []
-    async with metrics_server("127.0.0.1", 0, lambda: Snapshot(statuses, 0, ENGINE)) as port:
+    async with metrics_server("127.0.0.1", 0, lambda: Snapshot(statuses, 0, ENGINE, HELD, 0, 0.0)) as port:
         assert ("lensmount_source_decoded_frames_total", ONE) not in await read(port)
         statuses.append(STATUS)
         assert ("lensmount_source_decoded_frames_total", ONE) in await read(port)
@@ -77,7 +84,7 @@ async def test_it_tells_of_now_each_time() -> None:
 
 async def test_a_port_that_is_taken_is_one_clear_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(UnavailableError, match="listen") as caught:
-        async with metrics_server("127.0.0.1", taken.getsockname()[1], lambda: Snapshot([], 0, ENGINE)):
+        async with metrics_server("127.0.0.1", taken.getsockname()[1], lambda: Snapshot([], 0, ENGINE, HELD, 0, 0.0)):
             pass
     assert caught.value.field == "metrics_address"
 

@@ -38,6 +38,13 @@ def scheme(address: str) -> str:
     return address.partition("://")[0].lower()
 
 
+def without_secrets(address: str) -> str:
+    """The address without a login and without what stands behind `?`, as it may be shown and kept."""
+    if is_local(address) or scheme(address) == "hf":
+        return address
+    return re.sub(r"://[^/]*@", "://", address.partition("?")[0])
+
+
 def parse_hub(address: str) -> HubAddress:
     """Parse an `hf://` address; raises InvalidInputError. A revision with a slash is written with %2F."""
     found = _HUB.fullmatch(address)

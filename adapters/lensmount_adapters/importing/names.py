@@ -15,7 +15,7 @@ Everything stands below `vit.` but the classifier; a bare ViTModel has no such p
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -83,10 +83,13 @@ def in_timm(module: str) -> Place | None:
     return Place(f"{_TIMM_OUTSIDE[outer]}{suffix}") if outer else None
 
 
-def state_in_timm(file: str, tensors: Mapping[str, Tensor], classifier: str) -> dict[str, Tensor]:
+def state_in_timm(
+    file: str, tensors: Mapping[str, Tensor], classifier: str, own: Callable[[str], Tensor] | None = None
+) -> dict[str, Tensor]:
     """Weights of a ViT of Hugging Face's by their names in timm; the classifier's below `classifier`.
 
-    Raises InvalidInputError for a tensor that timm's ViT has no place for, or q, k, v that are not all there.
+    A third of a fused tensor that is not there is taken of `own(name)`, the whole of it. Raises InvalidInputError for
+    a tensor that timm's ViT has no place for, or, without `own`, q, k, v that are not all there.
     """
     whole: dict[str, Tensor] = {}
     parts: dict[str, dict[str, Tensor]] = {}
@@ -98,16 +101,19 @@ def state_in_timm(file: str, tensors: Mapping[str, Tensor], classifier: str) -> 
             continue
         place = in_timm(name)
         if place is None:
-            fix = "import a ViTForImageClassification, or a checkpoint of timm's"
+            fix = "import a ViTForImageClassification; modules_to_save may name its modules"
             raise InvalidInputError("timm's ViT has no such tensor", field=f"{file}: {name}", fix=fix)
         if place.part:
             parts.setdefault(place.name, {})[place.part] = tensor
         else:
             whole[place.name] = tensor
-    return {**whole, **{name: fused(f"{file}: {name}", own) for name, own in parts.items()}}
+    for name, given in parts.items():
+        kept = dict(zip(PARTS, own(name).chunk(3), strict=True)) if own else {}
+        whole[name] = _fused(f"{file}: {name}", {**kept, **given})
+    return whole
 
 
-def fused(field: str, parts: Mapping[str, Tensor]) -> Tensor:
+def _fused(field: str, parts: Mapping[str, Tensor]) -> Tensor:
     """q, k and v as timm's one tensor; raises InvalidInputError unless all three are there, of one shape."""
     if set(parts) != set(PARTS) or len({parts[part].shape for part in PARTS}) > 1:
         shapes = ", ".join(f"{part} {tuple(tensor.shape)}" for part, tensor in sorted(parts.items()))

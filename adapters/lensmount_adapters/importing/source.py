@@ -44,7 +44,7 @@ def read_source(path: Path) -> Source:
     Raises InvalidInputError for what is neither, or a model of another architecture, and what `reading` raises.
     """
     if path.is_dir() and (path / MANIFEST_FILE).is_file():
-        fix = "lensmount register PATH brings it to a server"
+        fix = "lensmount register PATH brings it to a server; lensmount adapters fetch gets one from elsewhere"
         raise InvalidInputError("this is a package already", field="source", value=path.name, fix=fix)
     settings = _optional(path, SETTINGS_FILE)
     processor = _optional(path, PROCESSOR_FILE)

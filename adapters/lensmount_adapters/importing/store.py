@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from fsspec.core import url_to_fs
 
 from lensmount.errors import InvalidInputError, LensmountError, MissingExtraError, NotFoundError, UnavailableError
-from lensmount_adapters.importing.addresses import FIX, scheme
+from lensmount_adapters.importing.addresses import FIX, scheme, without_secrets
 from lensmount_adapters.importing.hub import Choose
 
 T = TypeVar("T")
@@ -23,14 +23,18 @@ class Store:
     """What lies at an address of fsspec's."""
 
     def __init__(self, address: str) -> None:
-        """Raises InvalidInputError for an unknown scheme, MissingExtraError when its driver is not installed."""
-        self.address = address
+        """Raises InvalidInputError for an unknown scheme, MissingExtraError without its driver, UnavailableError."""
+        self.address = without_secrets(address)
         try:
             self._files, self._path = url_to_fs(address)
         except ImportError as error:
             raise _missing(scheme(address), error) from error
         except ValueError as error:
-            raise InvalidInputError("no driver knows this address", field="source", value=address, fix=FIX) from error
+            raise InvalidInputError(
+                "no driver knows this address", field="source", value=self.address, fix=FIX
+            ) from error
+        except Exception as error:  # some drivers connect at once, and raise what their own libraries raise
+            raise self._failure(error) from error
 
     def download(self, folder: Path, choose: Choose) -> Path:
         """Copy what `choose` picks of the files' names and sizes into `folder`; the folder, or the one file there.
@@ -55,7 +59,7 @@ class Store:
     def _asked(self, ask: Callable[[], T]) -> T:
         try:
             return ask()
-        except Exception as error:
+        except Exception as error:  # every driver raises what its own libraries raise
             raise self._failure(error) from error
 
     def _failure(self, error: Exception) -> LensmountError:

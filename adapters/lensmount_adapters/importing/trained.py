@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -11,9 +12,10 @@ from torch import Tensor
 
 from lensmount.errors import InvalidInputError
 from lensmount_adapters.backbones import Backbone
-from lensmount_adapters.importing.names import CLASSIFIER, fused, in_timm
+from lensmount_adapters.importing.names import in_timm, state_in_timm
 from lensmount_adapters.importing.peft_file import PeftFile, TunedModule
 from lensmount_adapters.lora import LoraDelta
+from lensmount_adapters.package import TENSOR_FILE
 from lensmount_adapters.qkv import PARTS, fused_qkv
 
 
@@ -58,7 +60,8 @@ def trained_on_vit(peft: PeftFile, backbone: Backbone) -> Trained:
             modules[place.name] = module
     for name, own in parts.items():
         modules[name] = _fused(own, _own(backbone, f"{name}.weight"))
-    tensors = _tensors_in_timm(peft.tensors, backbone)
+    # PEFT saves the biases of the thirds that it edited only.
+    tensors = state_in_timm(TENSOR_FILE, peft.tensors, backbone.classifier, partial(_own, backbone))
     return Trained(modules, tensors, config.bias, config.use_dora, config.lora_bias)
 
 
@@ -86,28 +89,6 @@ def _fused(parts: Mapping[str, TunedModule], weight: Tensor) -> TunedModule:
         given = {name: own.lengths for name, own in parts.items() if own.lengths is not None}
         lengths = torch.cat([given.get(name, own) for name, own in zip(PARTS, kept, strict=True)])
     return TunedModule(whole.a, whole.b, whole.scale, whole.bias, lengths)
-
-
-def _tensors_in_timm(tensors: Mapping[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
-    whole: dict[str, Tensor] = {}
-    parts: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith(f"{CLASSIFIER}."):
-            whole[f"{backbone.classifier}.{name.removeprefix(f'{CLASSIFIER}.')}"] = tensor
-            continue
-        place = in_timm(name)
-        if place is None:
-            fix = "train without it in modules_to_save"
-            raise InvalidInputError("timm's ViT has no such tensor", field=name, fix=fix)
-        if place.part:
-            parts.setdefault(place.name, {})[place.part] = tensor
-        else:
-            whole[place.name] = tensor
-    for name, given in parts.items():
-        # PEFT saves the biases of the thirds that it edited only.
-        kept = dict(zip(PARTS, _own(backbone, name).chunk(3), strict=True))
-        whole[name] = fused(name, {**kept, **given})
-    return whole
 
 
 def _own(backbone: Backbone, name: str) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lensmount.errors import InvalidInputError
 from lensmount_adapters.golden import Golden
-from lensmount_adapters.importing.addresses import parse_hub, scheme
+from lensmount_adapters.importing.addresses import parse_hub, scheme, without_secrets
 from lensmount_adapters.importing.case import Case, original, read_case
 from lensmount_adapters.importing.original import (
     Forward,
@@ -150,13 +150,13 @@ def _golden(forward: Forward, pictures: Pictures, preprocessing: Preprocessing) 
 def _origin(request: Request, case: Case) -> dict[str, str | int | float | bool]:
     origin: dict[str, str | int | float | bool] = {
         "importer": "lensmount adapters import",
-        "source": request.source,
+        "source": without_secrets(request.source),
         "form": request.form if case.source.peft is None else "lora",
     }
     if scheme(request.source) == "hf":
         origin["revision"] = parse_hub(request.source).revision
     if case.base and case.source.peft:
-        origin["base"] = request.base or case.source.peft.base
+        origin["base"] = without_secrets(request.base or case.source.peft.base)
         origin["base_hash"] = case.base.data_hash
     return origin
 

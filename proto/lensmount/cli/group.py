@@ -35,6 +35,7 @@ class Listed:
 LISTED = {
     "adapters check": Listed("Take a package through the server's whole gate, without a server.", "server"),
     "adapters diff": Listed("Show what changed between two packages.", "server"),
+    "adapters fetch": Listed("Get a package from the Hub or an object store.", "server"),
     "adapters import": Listed("Make a package of a PEFT adapter or a checkpoint of the ecosystem.", "training"),
     "bench": Listed("Measure what this machine holds, beside what people run today.", "bench"),
     "demo": Listed("Train two tasks, stream a video, swap one while it plays.", "training"),

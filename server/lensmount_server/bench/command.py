@@ -19,6 +19,7 @@ from lensmount_server.bench.decode import measure as measure_decode
 from lensmount_server.bench.engine import TRANSFORMER
 from lensmount_server.bench.engine import measure as measure_engine
 from lensmount_server.bench.pipeline import measure as measure_pipeline
+from lensmount_server.bench.registry import measure as measure_registry
 from lensmount_server.bench.swap import measure as measure_swap
 from lensmount_server.bench.table import decode_table, engine_table, plot
 from lensmount_server.bench.timing import Rounds
@@ -38,6 +39,7 @@ def bench() -> None:
         lensmount bench engine --plot bench.png   the same as a picture
         lensmount bench swap                      new versions while frames are answered
         lensmount bench capacity                  streams, tasks and adapters
+        lensmount bench registry                  uploads, lists, starts, promotions by the thousand
         lensmount bench decode                    frames from a video to a backbone's input
         lensmount bench pipeline                  from a video file to results, beside the engine alone
     """  # noqa: D301 - click wants the control character
@@ -120,6 +122,21 @@ def capacity(settings: EngineSettings, as_json: bool, backbone: str, registered:
     """
     with _progress() as progress:
         report = measure_capacity(settings, backbone, registered, hot, _say(progress))
+    _show(asdict(report), as_json=as_json)
+
+
+@bench.command()
+@measuring
+@click.option("--uploads", type=click.IntRange(3, 1000), default=21, show_default=True, help="Packages of 5 MB.")
+@click.option("--registered", type=click.IntRange(100, 100_000), default=10_000, show_default=True, help="To list.")
+@click.option("--promotions", type=click.IntRange(10, 100_000), default=10_000, show_default=True)
+def registry(settings: EngineSettings, as_json: bool, uploads: int, registered: int, promotions: int) -> None:
+    """From an upload to a live answer, long lists, starts, and promotions by the thousand under load (minutes).
+
+    The promotions run twice: once with a leak that is planted, to see that the growth of memory would show.
+    """
+    with _progress() as progress:
+        report = measure_registry(settings, uploads, registered, promotions, _say(progress))
     _show(asdict(report), as_json=as_json)
 
 

@@ -52,7 +52,7 @@ class Writer:
     """Writes packages whose golden logits, and whose expected answers, the reference executor computes."""
 
     def __init__(self, backbone: Backbone, pictures: Sequence[Pixels]) -> None:
-        self._backbone = backbone
+        self.backbone = backbone
         self._pictures = pictures
         self._rows = torch.stack([backbone.preprocessing.prepare(pixels) for pixels in pictures])
         self._reference = ReferenceExecutor(backbone)
@@ -61,7 +61,7 @@ class Writer:
         """A package of the adapter under another task's name."""
         (work,) = plan((frame, adapter) for frame in range(len(self._pictures)))
         (expected,) = self._reference.run(work, self._rows)
-        _write(folder, self._backbone, adapter, task, Golden(tuple(self._pictures), expected.clone()))
+        _write(folder, self.backbone, adapter, task, Golden(tuple(self._pictures), expected.clone()))
         archive = folder.with_suffix(".zip")
         with open_archive(folder) as opened, archive.open("wb") as file:
             shutil.copyfileobj(opened.file, file)

@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from statistics import median, quantiles
 
@@ -64,7 +65,7 @@ class Report(Setting):
 
 
 @dataclass
-class _Load:
+class Load:
     """Frames of some sources at a steady rate, each checked against what its version must say.
 
     `live` are the versions in the order of their promotions, of which `promoted` are done: a frame may be
@@ -77,24 +78,28 @@ class _Load:
     interval_s: float
     live: list[str]
     promoted: int = 1
+    wants: tuple[Want, ...] = (Want(TASK), Want(OTHER))
+    stopped: bool = False
     latencies: dict[str, list[float]] = field(default_factory=dict)
     asked: int = 0
     answered: int = 0
     misrouted: int = 0
 
     async def window(self, seconds: float, kind: str) -> None:
-        """Send frames for so long, and wait for their answers; `kind` is what happens meanwhile."""
-        start, sent = time.perf_counter(), []
-        for number in range(max(int(seconds / self.interval_s), 1)):
-            due = start + number * self.interval_s
-            await asyncio.sleep(max(due - time.perf_counter(), 0))
-            sent.append(asyncio.create_task(self.one(number, due, kind)))
-        await asyncio.gather(*sent)
+        """Send frames for so long, or until `stopped`, and wait for their answers; `kind` is what happens meanwhile."""
+        start = time.perf_counter()
+        async with asyncio.TaskGroup() as sent:
+            for number in count():
+                due = start + number * self.interval_s
+                if self.stopped or (number and due >= start + seconds):
+                    break
+                await asyncio.sleep(max(due - time.perf_counter(), 0))
+                sent.create_task(self.one(number, due, kind))
 
     async def one(self, number: int, due: float, kind: str) -> None:
         """Ask for one frame and look at its answers; its latency counts from when it was due."""
         shot, since = number % len(self.pictures), self.promoted - 1
-        wants = (Want(TASK), Want(OTHER))
+        wants = self.wants
         self.asked += len(wants)
         frame = Frame(Still(self.pictures[shot]), index=number)
         answers = await self.catalog.answer(frame, wants, Terms(f"source-{number % SOURCES}"))
@@ -130,7 +135,7 @@ async def _measure(settings: EngineSettings, swaps: int, window_s: float, scratc
     async with serving(engine, scratch / "data", hot=HOT) as catalog:
         await catalog.register(upload(other.archive), "live")
         await catalog.register(upload(versions[0].archive), "live")
-        load = _Load(catalog, pictures, expected, 1.0, [versions[0].content_hash])
+        load = Load(catalog, pictures, expected, 1.0, [versions[0].content_hash])
         load.interval_s = await _interval_s(load)
         register_ms, switch_ms, before = [], [], 0
         for number, version in enumerate(versions[1:], start=1 - WARM_UP):
@@ -167,7 +172,7 @@ async def _measure(settings: EngineSettings, swaps: int, window_s: float, scratc
     )
 
 
-async def _swap_under_load(load: _Load, version: Specimen, window_s: float) -> tuple[float, float]:
+async def _swap_under_load(load: Load, version: Specimen, window_s: float) -> tuple[float, float]:
     """Register and promote while a window runs; milliseconds for each."""
     window = asyncio.create_task(load.window(window_s, SWAP))
     start = time.perf_counter()
@@ -180,7 +185,7 @@ async def _swap_under_load(load: _Load, version: Specimen, window_s: float) -> t
     return spent, promotion.switch_ms
 
 
-async def _merge_under_load(load: _Load, engine: Engine, version: Specimen, window_s: float) -> None:
+async def _merge_under_load(load: Load, engine: Engine, version: Specimen, window_s: float) -> None:
     """Merge the version's tail while a window runs."""
     window = asyncio.create_task(load.window(window_s, MERGING))
     if isinstance(engine.executor, CpuExecutor):
@@ -188,7 +193,7 @@ async def _merge_under_load(load: _Load, engine: Engine, version: Specimen, wind
     await window
 
 
-async def _interval_s(load: _Load) -> float:
+async def _interval_s(load: Load) -> float:
     """Seconds between frames that keep the engine as busy as LOAD says."""
     spent = []
     for number in range(20):

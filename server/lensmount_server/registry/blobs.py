@@ -169,10 +169,10 @@ def _opened(address: str) -> tuple[Any, str]:
         files, root = fsspec.core.url_to_fs(address)
     except ImportError as error:
         fix = "pip install 'lensmount[s3]'" if scheme in {"s3", "s3a"} else f"install fsspec's driver for {scheme}"
-        raise MissingExtraError(str(error).split("\n")[0], field="blobs", fix=fix) from error
+        raise MissingExtraError(str(error).split("\n")[0], field="packages", fix=fix) from error
     except ValueError as error:
         fix = "give a folder, or an address such as s3://bucket/lensmount"
-        raise InvalidInputError(f"not a store: {error}", field="blobs", value=address, fix=fix) from error
+        raise InvalidInputError(f"not a store: {error}", field="packages", value=address, fix=fix) from error
     return files, str(root).rstrip("/")
 
 
@@ -224,4 +224,4 @@ def _driver_told(where: str) -> Iterator[None]:
 def _not_now(error: Exception, where: str) -> UnavailableError:
     why = getattr(error, "strerror", None) or str(error) or type(error).__name__
     fix = "make room, or give the server a place that it may write, and call again"
-    return UnavailableError(f"packages can not be kept or read: {why}", field="blobs", value=where, fix=fix)
+    return UnavailableError(f"packages can not be kept or read: {why}", field="packages", value=where, fix=fix)

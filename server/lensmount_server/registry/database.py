@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, select, text, update
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from lensmount.errors import IncompatibleError, InvalidInputError, MissingExtraError, UnavailableError
@@ -77,32 +78,40 @@ class Database:
     def _told(self) -> Iterator[None]:
         try:
             yield
+        except DataError as error:
+            fix = "use shorter text, without NUL characters, and smaller numbers"
+            raise InvalidInputError(f"the registry's database: {_why(error)}", field="registry", fix=fix) from error
         except (DBAPIError, PoolTimeoutError) as error:
             raise self._explained(error) from error
 
     def _explained(self, error: DBAPIError | PoolTimeoutError) -> UnavailableError:
-        why = str(error.orig if isinstance(error, DBAPIError) else error).strip().split("\n")[0]
+        why = _why(error)
         where = self._url.render_as_string(hide_password=True)
         return UnavailableError(f"the registry's database: {why}", field="registry", value=where, fix=_fix(why))
 
     def _migrate(self) -> None:
-        script = ScriptDirectory.from_config(_alembic(None))
         with self._engine.connect() as connection:
             writer = connection.execution_options(writes=True)
             with writer.begin():
                 if writer.dialect.name == "postgresql":
                     writer.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"))
-                self._check_release(writer, script)
-                if MigrationContext.configure(writer).get_current_revision() != script.get_current_head():
+                now = MigrationContext.configure(writer).get_current_revision()
+                if now not in {None, *_releases()}:
+                    raise self._later(str(now))
+                if now != _releases()[0]:
                     _upgrade(writer)
 
-    def _check_release(self, connection: Connection, script: ScriptDirectory) -> None:
-        now = MigrationContext.configure(connection).get_current_revision()
-        if now is not None and now not in {each.revision for each in script.walk_revisions()}:
-            fix = "use the release that wrote it, or a later one"
-            where = self._url.render_as_string(hide_password=True)
-            message = f"the registry's tables (step {now}) are of a later release"
-            raise IncompatibleError(message, field="registry", value=where, fix=fix)
+    def _later(self, now: str) -> IncompatibleError:
+        fix = "use the release that wrote it, or a later one"
+        where = self._url.render_as_string(hide_password=True)
+        message = f"the registry's tables (step {now}) are of a later release"
+        return IncompatibleError(message, field="registry", value=where, fix=fix)
+
+
+@cache
+def _releases() -> tuple[str, ...]:
+    """The steps of `migrations`, the last one first."""
+    return tuple(each.revision for each in ScriptDirectory.from_config(_alembic(None)).walk_revisions())
 
 
 def next_seq(connection: Connection) -> int:
@@ -165,7 +174,7 @@ def _engine(url: URL) -> Engine:
 def _options(url: URL) -> dict[str, Any]:
     if url.get_backend_name() == "sqlite":
         return {}
-    limits = "-c lock_timeout=5000 -c idle_in_transaction_session_timeout=60000"
+    limits = f"-c lock_timeout={BUSY_MS} -c idle_in_transaction_session_timeout=60000"
     # A server that is gone without a word is noticed within ten seconds, not when TCP gives up.
     alive = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 10_000}
     arguments = {"connect_timeout": 5, "options": limits, "application_name": "lensmount", **alive}
@@ -184,6 +193,10 @@ def _configure_sqlite(connection: Any, _record: object) -> None:
 
 def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("writes") else "BEGIN")
+
+
+def _why(error: DBAPIError | PoolTimeoutError) -> str:
+    return str(error.orig if isinstance(error, DBAPIError) else error).strip().split("\n")[0]
 
 
 def _fix(why: str) -> str:

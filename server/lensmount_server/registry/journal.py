@@ -16,7 +16,7 @@ from lensmount_server.registry.tables import journal
 
 # Anybody can send packages that change nothing: so many of these entries are kept.
 MAX_IDLE = 10_000
-MAX_DETAIL = 2000
+MAX_DETAIL = 1000
 
 
 class Kind(StrEnum):
@@ -76,9 +76,14 @@ def write(  # noqa: PLR0913 - an entry has so many facts
     detail: str = "",
 ) -> Entry:
     """Write an entry within the transaction that does what it tells."""
-    made = Entry(next_seq(connection), time.time_ns(), kind, version, alias, previous, back, by, detail[:MAX_DETAIL])
+    made = Entry(next_seq(connection), time.time_ns(), kind, version, alias, previous, back, by, _storable(detail))
     connection.execute(journal.insert(), _values(made))
     return made
+
+
+def _storable(text: str) -> str:
+    """What a package says may be quoted in an error: no NUL, no half of a surrogate pair."""
+    return text[:MAX_DETAIL].replace("\0", "?").encode("utf-8", "replace").decode()
 
 
 def forget_idle(connection: Connection) -> None:

@@ -64,11 +64,13 @@ class Packages:
         except (OSError, NotFoundError):
             return False
 
-    def abandon(self, living: Collection[str]) -> None:
-        """Give up what this server, or one that is not among the `living`, was storing when it ended."""
+    def abandon(self, connection: Connection, living: Collection[str]) -> None:
+        """Give up what this server, or one that is not among the `living`, was storing when it ended.
+
+        For the transaction that found out who is: a server that starts now says so before it stores anything.
+        """
         lost = (blobs.c.server == self._server) | blobs.c.server.not_in(living)
-        with self._database.writing() as connection:
-            connection.execute(update(blobs).where(blobs.c.state == WRITING, lost).values(state=DROPPING))
+        connection.execute(update(blobs).where(blobs.c.state == WRITING, lost).values(state=DROPPING))
 
     def sweep(self) -> None:
         """Remove what no row needs. What can not be removed now stays written down, for the next sweep."""
@@ -108,7 +110,7 @@ def claim(connection: Connection, key: str) -> None:
     mine = update(blobs).where(blobs.c.key == key, blobs.c.state == WRITING)
     if connection.execute(mine.values(state=KEPT)).rowcount != 1:
         message = "storing it took so long that another server took this one for dead"
-        raise UnavailableError(message, field="blobs", value=key, fix="look at the clocks of both, and call again")
+        raise UnavailableError(message, field="packages", value=key, fix="look at the clocks of both, and call again")
 
 
 def drop(connection: Connection, key: str) -> None:

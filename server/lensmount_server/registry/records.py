@@ -22,6 +22,8 @@ _LOOK = "list what there is with `lensmount adapters list`"
 T = TypeVar("T")
 
 Number = tuple[str, int]
+# What fits into the column.
+MAX_VERSION = 2**31 - 1
 # Things that one statement names; SQLite takes 32,766 values.
 BATCH = 500
 
@@ -149,7 +151,7 @@ def no_alias(task: str, alias: str) -> NotFoundError:
 
 def _row(connection: Connection, task: str, version: int) -> Row[Any]:
     query = select(versions).where(versions.c.task == task, versions.c.version == version)
-    row = connection.execute(query).first()
+    row = connection.execute(query).first() if version <= MAX_VERSION else None
     if row is None or row.deleted_time_ns is not None:
         message = "no such adapter version" if row is None else "this version was deleted"
         raise NotFoundError(message, field="adapter", value=f"{task}:{version}", fix=_LOOK)

@@ -26,6 +26,9 @@ from lensmount_server.registry.packages import Packages, claim, drop
 from lensmount_server.registry.records import Filter, Number, Record
 from lensmount_server.registry.tables import counter, tags, versions
 
+# Versions that one transaction collects.
+COLLECTED_AT_ONCE = 200
+
 
 @dataclass(frozen=True)
 class Places:
@@ -85,7 +88,7 @@ class Registry:
         """Keep a checked package (its folder is moved in); False when its content was there before.
 
         `marks` are the tags of a new version. What was there and is damaged by now is put right.
-        Raises UnavailableError; nothing is kept then.
+        Raises UnavailableError; nothing is kept then, or all of it where only the database's answer was lost.
         """
         known = self.find(package.content_hash)
         if known is not None and self._packages.intact(known):
@@ -152,14 +155,26 @@ class Registry:
         return len(found)
 
     def collect(self, keep: int, task: str = "", by: By = NOBODY, *, dry_run: bool = False) -> Collected:
-        """Delete versions that nothing needs (see `removing.superfluous`), or say which those would be."""
-        with self._database.reading() if dry_run else self._database.writing() as connection:
-            found = removing.superfluous(connection, task, keep, usage.used(connection))
-            for record in () if dry_run else found:
-                removing.remove_version(connection, record, by, Kind.COLLECTED, f"beyond the newest {keep}")
-        if not dry_run:
+        """Delete versions that nothing needs (see `removing.superfluous`), or say which those would be.
+
+        A few at a time: others who write wait for these only.
+        """
+        found: list[Record] = []
+        if dry_run:
+            with self._database.reading() as connection:
+                found = removing.superfluous(connection, task, keep, usage.used(connection))
+        else:
+            while some := self._collect_some(keep, task, by):
+                found += some
             self._packages.sweep()
         return Collected(tuple(record.id for record in found), sum(record.size_bytes for record in found))
+
+    def _collect_some(self, keep: int, task: str, by: By) -> list[Record]:
+        with self._database.writing() as connection:
+            found = removing.superfluous(connection, task, keep, usage.used(connection), COLLECTED_AT_ONCE)
+            for record in found:
+                removing.remove_version(connection, record, by, Kind.COLLECTED, f"beyond the newest {keep}")
+        return found
 
     def tag(self, task: str, version: int, put: Mapping[str, str], drop: Collection[str], by: By = NOBODY) -> None:
         """Change the tags of a version. Raises NotFoundError."""
@@ -275,8 +290,7 @@ class Registry:
         with self._database.writing() as connection:
             usage.forget(connection, self._home.server)
             usage.beat(connection, self._home.server)
-            living = usage.living(connection)
-        self._packages.abandon(living)
+            self._packages.abandon(connection, usage.living(connection))
         self._packages.sweep()
 
 

@@ -53,8 +53,10 @@ def versions_of(connection: Connection, task: str) -> list[Record]:
     return found
 
 
-def superfluous(connection: Connection, task: str, keep: int, used: Collection[Number]) -> list[Record]:
-    """Versions, of one task or of all (""), that nothing needs, oldest first.
+def superfluous(
+    connection: Connection, task: str, keep: int, used: Collection[Number], limit: int | None = None
+) -> list[Record]:
+    """Versions, of one task or of all (""), that nothing needs, oldest first, at most `limit`.
 
     Not among them: the newest `keep` of each task, what is pinned, what an alias points at, the last BACK versions
     that it would be rolled back to, and what is `used`.
@@ -69,7 +71,7 @@ def superfluous(connection: Connection, task: str, keep: int, used: Collection[N
         pinned |= {(name, version)} if is_pinned else set()
     needed = pinned | set(used) | _reachable(connection)
     older = [(name, version) for name, each in numbers.items() for version in each[: max(0, len(each) - keep)]]
-    return read_numbers(connection, [number for number in older if number not in needed])
+    return read_numbers(connection, [number for number in older if number not in needed][:limit])
 
 
 def _reachable(connection: Connection) -> set[Number]:

@@ -20,6 +20,7 @@ from lensmount_server.engine.settings import DEVICES, ENGINES, PRECISIONS, Engin
 from lensmount_server.policy import parse_policy
 from lensmount_server.tools.answers import compare_answers
 from lensmount_server.tools.checking import Setting, check_package
+from lensmount_server.tools.fetching import fetch_package
 from lensmount_server.tools.showing import show_diff
 from lensmount_server.tools.unpacking import unpacked
 
@@ -112,6 +113,28 @@ def diff_(
         print_json({**found.plain(), "answers": answers})
     else:
         show_diff(found, answers)
+
+
+@click.command(
+    epilog=options.examples(
+        "lensmount adapters fetch hf://owner/defect runs/defect",
+        "lensmount adapters fetch s3://bucket/defect runs/defect",
+    )
+)
+@click.argument("address")
+@click.argument("path", type=PACKAGE)
+@options.as_json
+def fetch(address: str, path: Path, as_json: bool) -> None:
+    """Get a package from the Hub or an object store into PATH, a new folder.
+
+    It is read and checked in itself; `adapters check` and `register` do the rest.
+    """
+    package = fetch_package(address, path)
+    told = {"task": package.manifest.task, "content_hash": package.content_hash, "path": str(path)}
+    if as_json:
+        print_json(told)
+    else:
+        click.echo(f"{told['task']} {package.content_hash[:12]} is in {path}\nNext: lensmount register {path}")
 
 
 def read(reference: str, server: str) -> Package:

@@ -66,6 +66,15 @@ def test_only_the_segments_that_changed_are_replaced(name: str, segments: tuple[
     assert report.difference < 1e-5
 
 
+def test_a_bias_alone_is_a_change(tmp_path: Path) -> None:
+    backbone = random_backbone("test_vit")
+    state = dict(tuned(backbone, ()).state_dict())
+    state["blocks.3.mlp.fc1.bias"] = state["blocks.3.mlp.fc1.bias"] + 1
+    report = imported(stored(state, tmp_path / "t.safetensors"), tmp_path, backbone)
+    assert {edit.segment: edit.kind for edit in report.manifest.edits} == {"blocks.3": "replace"}
+    assert report.difference < 1e-5
+
+
 def test_the_replaced_tensors_are_the_checkpoints_to_the_bit(tmp_path: Path) -> None:
     backbone = random_backbone("test_resnet")
     model = tuned(backbone, (-1,))
@@ -109,6 +118,38 @@ def test_a_hugging_face_checkpoint(names: dict[str, str], vit: Backbone, tmp_pat
     golden = read_package(tmp_path / "out").golden
     rows = own.normalize(torch.stack([own.prepare(shot) for shot in golden.pictures]))
     assert float((logits_of(model, rows) - golden.logits).abs().max()) < 1e-6 * float(golden.logits.abs().max())
+
+
+def test_a_pooler_is_left_out(vit: Backbone, tmp_path: Path) -> None:
+    folder = save(twin(vit), tmp_path / "tuned")
+    add(folder, {"vit.pooler.dense.weight": torch.ones(64, 64)})
+    assert imported(folder, tmp_path, vit, labels=()).difference < 5e-5
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("vit.decoder.weight", (3,), "timm's ViT has no such tensor"),
+        ("vit.encoder.layer.0.attention.attention.query.weight", (63, 64), "q, k and v of one shape"),
+        ("vit.encoder.layer.0.attention.attention.query.weight", None, "q, k and v of one shape"),
+        ("vit.layernorm.weight", None, "missing in the checkpoint"),
+    ],
+)
+def test_hugging_face_tensors_that_do_not_fit(
+    name: str, shape: tuple[int, ...] | None, message: str, vit: Backbone, tmp_path: Path
+) -> None:
+    folder = save(twin(vit), tmp_path / "tuned")
+    add(folder, {name: None if shape is None else torch.ones(shape)})
+    with pytest.raises(InvalidInputError, match=message) as caught:
+        imported(folder, tmp_path, vit, labels=())
+    assert caught.value.fix
+    assert not (tmp_path / "out").exists()
+
+
+def add(folder: Path, tensors: dict[str, Tensor | None]) -> None:
+    file = folder / "model.safetensors"
+    changed = {**load_file(file), **tensors}
+    save_file({name: tensor for name, tensor in changed.items() if tensor is not None}, file, {"format": "pt"})
 
 
 def test_a_folder_as_timm_puts_it_on_the_hub(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from lensmount.errors import (
     UnavailableError,
 )
 from lensmount_adapters.importing import fetching, hub
-from lensmount_adapters.importing.addresses import HubAddress, parse_hub
+from lensmount_adapters.importing.addresses import HubAddress, parse_hub, without_secrets
 from lensmount_adapters.importing.fetching import MAX_FILES, choose, fetched
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -297,6 +297,32 @@ def test_what_a_store_refuses(
         pass
     assert caught.value.value == "memory://bucket"
     assert fix in caught.value.fix
+
+
+def test_a_driver_that_connects_at_once_and_can_not() -> None:
+    with pytest.raises(UnavailableError, match="can not be read") as caught, fetched("ftp://127.0.0.1:1/folder"):
+        pass
+    assert caught.value.value == "ftp://127.0.0.1:1/folder"
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("ftp://me:secret@host/a", "ftp://host/a"),
+        ("https://host/a.pth?X-Amz-Signature=secret", "https://host/a.pth"),
+        ("hf://a/b@v1", "hf://a/b@v1"),
+        ("/home/me@work/a?b", "/home/me@work/a?b"),
+        ("s3://bucket/a@b", "s3://bucket/a@b"),
+    ],
+)
+def test_secrets_of_an_address_are_not_shown(address: str, shown: str) -> None:
+    assert without_secrets(address) == shown
+
+
+def test_a_refusal_shows_no_secret() -> None:
+    with pytest.raises(UnavailableError) as caught, fetched("ftp://me:secret@127.0.0.1:1/folder"):
+        pass
+    assert "secret" not in str(caught.value)
 
 
 def test_a_store_is_measured_before_it_is_read(memory: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:

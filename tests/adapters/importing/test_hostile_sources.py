@@ -187,9 +187,9 @@ def test_a_pattern_of_modules_is_never_run(adapter: Path, tmp_path: Path) -> Non
     ("tensors", "field"),
     [
         ({f"{QKV}.lora_B.weight": None}, "adapter_model.safetensors: blocks.5.attn.qkv"),
-        ({f"{QKV}.lora_A.weight": torch.ones(4, 63)}, "blocks.5.attn.qkv.lora_A"),
+        ({f"{QKV}.lora_A.weight": torch.ones(4, 63)}, "blocks.5.attn.qkv.lora_A.weight"),
         ({f"{QKV}.lora_A.weight": torch.ones(5, 64)}, "adapter_model.safetensors: blocks.5.attn.qkv"),
-        ({f"{QKV}.lora_B.weight": torch.ones(191, 4)}, "blocks.5.attn.qkv.lora_B"),
+        ({f"{QKV}.lora_B.weight": torch.ones(191, 4)}, "blocks.5.attn.qkv.lora_B.weight"),
         (
             {f"{QKV}.lora_embedding_A": torch.ones(4, 4)},
             "adapter_model.safetensors: blocks.5.attn.qkv.lora_embedding_A",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from factories import lora_package, merged_model, prepared, random_backbone
 from lensmount.errors import IncompatibleError, InvalidInputError
 from lensmount_adapters.backbones import Backbone
+from lensmount_adapters.importing.peft_config import target_modules
 from lensmount_adapters.importing.request import Report, Request
 from lensmount_adapters.importing.workflow import import_adapter
 from lensmount_adapters.package import read_package
@@ -96,6 +98,14 @@ def test_a_module_whose_name_ends_other_names_is_edited_alone(tmp_path: Path) ->
     assert float((found - golden.logits).abs().max()) < 1e-5 * float(golden.logits.abs().max())
 
 
+def test_a_name_that_ends_another_is_written_as_an_expression() -> None:
+    model = ["conv1", "layer1.0.conv1", "layer1.0.conv2", "layer1x0.conv2"]
+    assert target_modules(["layer1.0.conv2"], model) == ["layer1.0.conv2"]
+    found = target_modules(["conv1", "layer1.0.conv2"], model)
+    assert isinstance(found, str)
+    assert [name for name in model if re.fullmatch(found, name)] == ["conv1", "layer1.0.conv2"]
+
+
 def test_a_saved_norm_becomes_a_replaced_segment(tmp_path: Path) -> None:
     backbone = random_backbone("test_vit")
     tune(
@@ -124,6 +134,18 @@ def test_a_saved_module_in_an_edited_segment_merges_its_edits(tmp_path: Path) ->
     report = imported(tmp_path, backbone)
     assert {edit.segment: edit.kind for edit in report.manifest.edits} == {"blocks.4": "replace"}
     assert not (tmp_path / "out" / "adapter_config.json").exists()
+    assert report.difference < 1e-5
+
+
+def test_a_saved_bias_beside_trained_ones_is_not_lost(tmp_path: Path) -> None:
+    backbone = random_backbone("test_vit")
+    names = {"target_modules": ["blocks.4.mlp.fc1"], "modules_to_save": ["head", "blocks.4.norm1"]}
+    tune(tmp_path / "peft", merged_model(backbone, 5, seed=0), bias="lora_only", **names)
+    own = backbone.model.get_parameter("blocks.4.norm1.weight")
+    file = tmp_path / "peft" / "adapter_model.safetensors"
+    save_file({**load_file(file), "base_model.model.blocks.4.norm1.weight": own.detach().clone()}, file)
+    report = imported(tmp_path, backbone)
+    assert {edit.segment: edit.kind for edit in report.manifest.edits} == {"blocks.4": "replace"}
     assert report.difference < 1e-5
 
 

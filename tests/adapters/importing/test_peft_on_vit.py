@@ -310,6 +310,19 @@ def test_lora_on_the_classifier_is_refused(case: Case) -> None:
     assert "modules_to_save" in caught.value.fix
 
 
+@pytest.mark.parametrize(("kind", "shape"), [("A", (4, 63)), ("B", (63, 4)), ("B", (192, 4))])
+def test_a_part_that_does_not_fit_its_third_is_refused(kind: str, shape: tuple[int, ...], case: Case) -> None:
+    case.tuned(["q_proj", "v_proj"])
+    file, name = case.folder / "peft" / "adapter_model.safetensors", "vit.layers.0.attention.q_proj"
+    tensors = {**load_file(file), f"base_model.model.{name}.lora_{kind}.weight": torch.ones(shape)}
+    save_file(tensors, file, {"format": "pt"})
+    with pytest.raises(InvalidInputError, match="A and B of shapes") as caught:
+        case.imported()
+    assert caught.value.field == name
+    assert str(shape) in caught.value.value
+    assert caught.value.fix
+
+
 def test_a_module_that_timm_lacks_is_refused(case: Case) -> None:
     case.tuned(["q_proj"])
     rewrite(case.folder / "peft", {r"layers\.0\.attention\.q_proj": "layers.0.attention.gate"})

@@ -59,8 +59,8 @@ def test_the_help_has_one_line_for_every_command(run: Run) -> None:
     done = run("--help")
     assert done.exit_code == 0
     lines = done.stdout.partition("Commands:")[2].partition("Examples:")[0].split("\n")
-    lines = [line for line in lines if line.strip()]
-    named = [line.split()[0] for line in lines if line[:2] == "  " and line[2] != " "]
+    lines = [line for line in lines if line[:2] == "  " and line[2:3].strip()]
+    named = [line.split()[0] for line in lines]
     assert set(named) >= OWN | {"serve", "doctor", "train", "demo"}
     assert named == sorted(named)
     assert all(len(line.split()) > 3 for line in lines)

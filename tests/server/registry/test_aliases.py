@@ -64,7 +64,7 @@ def test_an_etag_is_good_for_one_change(registry: Registry, shelf: Shelf) -> Non
 
 def test_an_alias_of_what_is_not_there_is_refused(registry: Registry, shelf: Shelf) -> None:
     add_all(registry, shelf, 1)
-    for task, version in (("defect", 2), ("defect", 0), ("weather", 1)):
+    for task, version in (("defect", 2), ("defect", 0), ("weather", 1), ("defect", 2**31), ("defect", 2**64)):
         with pytest.raises(NotFoundError, match=f"{task}:{version}"):
             registry.set_alias(task, "live", version)
     for task, alias in (("defect", "live"), ("weather", "live")):

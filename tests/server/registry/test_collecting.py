@@ -124,3 +124,15 @@ def _targets(registry: Registry, alias: str) -> list[int]:
         found.append(entries[at].version.version)
         at = entries[at].back
     return [version for version in dict.fromkeys(found) if version != now.version.version]
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 5, 6])
+def test_whatever_goes_at_once_in_the_end_all_goes(
+    registry: Registry, shelf: Shelf, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lensmount_server.registry.registry.COLLECTED_AT_ONCE", at_once)
+    add_all(registry, shelf, 6)
+    registry.set_alias("defect", "live", 2)
+    done = registry.collect(1)
+    assert [each.version for each in done.removed] == [1, 3, 4, 5]
+    assert left(registry) == [2, 6]

@@ -96,6 +96,13 @@ def test_what_changes_nothing_does_not_fill_the_journal(
     assert [entry.seq for entry in entries if entry.kind not in journal.IDLE] == [1, 2, 3]
 
 
-def test_a_long_reason_is_cut(registry: Registry) -> None:
-    registry.refuse("defect", NotFoundError("x" * 10_000))
+@pytest.mark.parametrize("quoted", ["a\0b", "a\ud800b"])
+def test_a_reason_may_quote_anything(registry: Registry, quoted: str) -> None:
+    registry.refuse("defect", NotFoundError("no such tensor", value=quoted))
+    assert "no such tensor (got a?b)" in registry.events(1)[0].detail
+
+
+def test_a_long_detail_is_cut(registry: Registry, shelf: Shelf) -> None:
+    add_all(registry, shelf, 1)
+    registry.tag("defect", 1, {f"key-{number}": "x" * 200 for number in range(20)}, ())
     assert len(registry.events(1)[0].detail) == journal.MAX_DETAIL

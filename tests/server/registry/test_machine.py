@@ -15,6 +15,7 @@ from registries import Shelf
 from registry_model import Forgetful, Greedy, Machine, Model, ToAndFro
 
 THOROUGH = settings(max_examples=30, stateful_step_count=40, deadline=None)
+BRIEF = settings(THOROUGH, max_examples=10)
 CONTROL = settings(
     THOROUGH,
     max_examples=60,
@@ -32,8 +33,11 @@ def run(new_places: Callable[[], Places], shelf: Shelf, how: settings, model: Ca
     run_state_machine_as_test(factory, settings=how)
 
 
-def test_the_registry_does_what_the_model_does(new_places: Callable[[], Places], shelf: Shelf) -> None:
-    run(new_places, shelf, THOROUGH)
+def test_the_registry_does_what_the_model_does(
+    new_places: Callable[[], Places], shelf: Shelf, request: pytest.FixtureRequest
+) -> None:
+    on_sqlite = "sqlite" in request.node.name
+    run(new_places, shelf, THOROUGH if on_sqlite else BRIEF)
 
 
 @pytest.mark.parametrize("model", [Forgetful, ToAndFro, Greedy])

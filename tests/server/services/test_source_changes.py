@@ -55,6 +55,9 @@ class Known:
         self.gate = asyncio.Event()
         self.gate.set()
 
+    async def note_use(self, wants: Iterable[Want]) -> None:
+        """Nobody collects anything here."""
+
     async def ensure(self, wants: Iterable[Want]) -> None:
         names = tuple(want.task for want in wants)
         self.asked.append(names)
