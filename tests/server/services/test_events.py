@@ -200,8 +200,9 @@ async def test_a_refused_package_is_noted_under_the_task_that_it_says(server: Se
 async def test_a_first_answer_is_told_after_the_change_that_it_answers(server: Served, kit: Kit) -> None:
     for version in kit.defect:
         await register(server, version, "live")
-    watcher, other = await watching(server), await watching(server, tasks=["surface"])
     async with asking(server, Ref(task="defect")) as stream:
+        await stream.ask()  # the first answer of what was set before anybody watched
+        watcher, other = await watching(server), await watching(server, tasks=["surface"])
         expected = []
         for turn in range(20):
             number = turn % 3 + 1
