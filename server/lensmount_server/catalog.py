@@ -18,7 +18,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
-from lensmount.errors import ConflictError, LensmountError, NotFoundError
+from lensmount.errors import LensmountError, NotFoundError
 from lensmount_adapters.adapter import Adapter, fit
 from lensmount_adapters.preprocessing import Preprocessing
 from lensmount_server.firsts import FirstAnswers
@@ -122,10 +122,7 @@ class Catalog:
         start = time.perf_counter()
 
         async def switch() -> tuple[Promotion, asyncio.Future[float]]:
-            target, now = await asyncio.to_thread(self.registry.rollback_target, task, alias, version)
-            if etag not in (None, now.etag):
-                fix = f"look with `lensmount adapters show {task}@{alias}` and decide again"
-                raise ConflictError(f"somebody else changed {task}@{alias}", field="etag", value=etag, fix=fix)
+            target, now = await asyncio.to_thread(self.registry.rollback_target, task, alias, version, etag)
             return await self._switch(target.version, alias, start, self.registry.roll_back, target, alias, now, by)
 
         return await self._first_answer(await self._finish(switch()), patience_s)

@@ -90,14 +90,17 @@ def delete_alias(connection: Connection, task: str, alias: str, expected: Expect
     journal.write(connection, Kind.ALIAS_DELETED, nothing, by, alias=alias, previous=now.version)
 
 
-def rollback_target(connection: Connection, task: str, alias: str, version: int | None) -> tuple[Entry, Expected]:
+def rollback_target(
+    connection: Connection, task: str, alias: str, version: int | None, etag: str | None = None
+) -> tuple[Entry, Expected]:
     """The entry that a rollback goes back to, the last before or the last of `version`, and the alias as it is now.
 
-    Versions that were deleted are passed over. Raises NotFoundError.
+    Versions that were deleted are passed over. Raises NotFoundError, or ConflictError for another `etag` than it has.
     """
     now = read_alias(connection, task, alias)
     if now is None:
         raise no_alias(task, alias)
+    _check(task, alias, now.version, now.seq, Expected(etag=etag))
     mine = (aliases.c.task == task) & (aliases.c.alias == alias)
     for entry in history(connection, mine).get((task, alias), ()):
         if entry.version.version != now.version and version in {None, entry.version.version}:

@@ -117,10 +117,12 @@ class Registry:
         with self._database.writing() as connection:
             return aliases.set_alias(connection, task, alias, version, expected or Expected(), by)
 
-    def rollback_target(self, task: str, alias: str, version: int | None = None) -> tuple[Entry, Expected]:
+    def rollback_target(
+        self, task: str, alias: str, version: int | None = None, etag: str | None = None
+    ) -> tuple[Entry, Expected]:
         """Where a rollback would go (see `aliases.rollback_target`), and what `roll_back` is to expect."""
         with self._database.reading() as connection:
-            return aliases.rollback_target(connection, task, alias, version)
+            return aliases.rollback_target(connection, task, alias, version, etag)
 
     def roll_back(self, target: Entry, alias: str, expected: Expected, by: By = NOBODY) -> Change:
         """Point an alias back. Raises NotFoundError or ConflictError."""

@@ -120,6 +120,19 @@ def test_a_rollback_that_was_overtaken_changes_nothing(registry: Registry, shelf
     assert points(registry) == {("defect", "live"): 3}
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_stale_etag_is_told_before_there_being_nothing_to_go_back_to(
+    registry: Registry, shelf: Shelf, count: int
+) -> None:
+    add_all(registry, shelf, count)
+    changes = [registry.set_alias("defect", "live", version) for version in range(1, count + 1)]
+    with pytest.raises(ConflictError) as caught:
+        registry.rollback_target("defect", "live", etag="1")
+    assert (caught.value.field, caught.value.value) == ("etag", "1")
+    if count == 2:
+        assert registry.rollback_target("defect", "live", etag=changes[-1].etag)[0].version.version == 1
+
+
 def test_an_alias_that_was_taken_away_begins_anew(registry: Registry, shelf: Shelf) -> None:
     add_all(registry, shelf, 3)
     registry.set_alias("defect", "live", 1)
