@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 
-from lensmount.errors import LensmountError
+from lensmount.errors import LensmountError, NotFoundError
 from lensmount_adapters.preprocessing import Preprocessing
 from lensmount_server.frames import Answer, Frame, VersionId, Want
 from lensmount_server.scheduling import Terms
@@ -26,8 +26,11 @@ class Echo:
         self.most_asking = 0
         self.seen: list[int] = []
         self.terms: set[Terms] = set()
+        self.gone: set[str] = set()
 
     def version(self, want: Want) -> VersionId | None:
+        if want.task in self.gone:
+            raise NotFoundError("no such task", field="task", value=want.task)
         return answer_for(want).adapter
 
     def preprocessings(self, wants: Sequence[Want]) -> tuple[Preprocessing, ...]:

@@ -104,7 +104,7 @@ class Catalog:
             write = self.registry.set_alias
             return await self._switch(promoted, alias, start, write, task, alias, version, expected, by)
 
-        return await self._first_answer(await self._finish(switch()), patience_s)
+        return await self._first_answer(await self._finish(switch()), start, patience_s)
 
     async def roll_back(
         self,
@@ -125,7 +125,7 @@ class Catalog:
             target, now = await asyncio.to_thread(self.registry.rollback_target, task, alias, version, etag)
             return await self._switch(target.version, alias, start, self.registry.roll_back, target, alias, now, by)
 
-        return await self._first_answer(await self._finish(switch()), patience_s)
+        return await self._first_answer(await self._finish(switch()), start, patience_s)
 
     async def change(self, write: Callable[..., T], *what: Any) -> T:
         """Change the registry in a thread, to the end, and have the change take effect here. Raises as `write` does."""
@@ -215,21 +215,21 @@ class Catalog:
             await self.residency.settle(version.content_hash)
             change = await asyncio.to_thread(write, *what)
             self._mounts.point(alias, mounted, change.seq)
-            first = self._firsts.expect(alias, version, change.seq, start)
-            if self._mounts.set_by(version.task, alias) != change.seq:
-                first.cancel()  # another change was written after this one, and is here already
+            first = self._firsts.expect(alias, version, change.seq)
         self.follower.kick()
         switch_ms = (time.perf_counter() - start) * 1e3
         log.info("%s@%s: version %d answers instead of %d", version.task, alias, version.version, change.previous)
         done = Promotion(version.task, alias, version.version, change.previous, switch_ms, change.etag)
         return done, first
 
-    async def _first_answer(self, done: tuple[Promotion, asyncio.Future[float]], patience_s: float) -> Promotion:
+    async def _first_answer(
+        self, done: tuple[Promotion, asyncio.Future[float]], start: float, patience_s: float
+    ) -> Promotion:
         promotion, first = done
         if self._mounts.followed(promotion.task, promotion.alias):
             await asyncio.wait([first], timeout=patience_s)
         answered = first.done() and not first.cancelled()
-        return replace(promotion, first_answer_ms=first.result()) if answered else promotion
+        return replace(promotion, first_answer_ms=max(first.result() - start, 0.0) * 1e3) if answered else promotion
 
     async def _hold(self, wants: Sequence[Want], held: Leases) -> list[Mounted]:
         """The adapters of `wants`, leased before they are waited for; all that are cold are loaded side by side."""

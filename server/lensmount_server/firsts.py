@@ -28,45 +28,48 @@ class FirstAnswer:
 class _Awaited:
     version: VersionId
     seq: int
-    since: float
     came: asyncio.Future[float]
 
 
 class FirstAnswers:
-    """Versions that aliases point at and that have not answered yet; lives on the event loop.
+    """Versions that aliases were pointed at and their first answers; lives on the event loop.
 
     `tell` is called with each first answer.
     """
 
     def __init__(self, tell: Callable[[FirstAnswer], None]) -> None:
         self._tell = tell
-        self._awaited: dict[Alias, _Awaited] = {}
+        self._latest: dict[Alias, _Awaited] = {}
+        self._open: set[Alias] = set()
 
-    def expect(self, alias: str, version: VersionId, seq: int, since: float | None = None) -> asyncio.Future[float]:
-        """The milliseconds from `since` (`time.perf_counter`, now) to the first answer through `alias`, set by `seq`.
+    def expect(self, alias: str, version: VersionId, seq: int) -> asyncio.Future[float]:
+        """When (`time.perf_counter`) the first answer through `alias` comes, which change `seq` pointed at `version`.
 
-        Cancelled when the alias moves on before that.
+        All who ask for one change get the same. Cancelled when the alias moves on before that.
         """
-        self.forget((version.task, alias))
-        start = time.perf_counter() if since is None else since
-        awaited = _Awaited(version, seq, start, asyncio.get_running_loop().create_future())
-        self._awaited[version.task, alias] = awaited
-        return awaited.came
-
-    def forget(self, key: Alias) -> None:
-        """Nobody will answer through this alias as it was."""
-        before = self._awaited.pop(key, None)
+        key = (version.task, alias)
+        before = self._latest.get(key)
+        if before is not None and before.seq == seq:
+            return before.came
+        latest = _Awaited(version, seq, asyncio.get_running_loop().create_future())
+        if before is not None and before.seq > seq:  # the alias has moved on
+            latest.came.cancel()
+            return latest.came
         if before is not None:
             before.came.cancel()
+        self._latest[key] = latest
+        self._open.add(key)
+        return latest.came
 
     def seen(self, wants: Iterable[Want], answers: Iterable[Answer]) -> None:
         """Take note of a frame's answers."""
-        if not self._awaited:
+        if not self._open:
             return
         for want, answer in zip(wants, answers, strict=True):
             key = (want.task, want.alias)
-            awaited = None if want.version else self._awaited.get(key)
-            if awaited is not None and awaited.version == answer.adapter and not awaited.came.cancelled():
-                del self._awaited[key]
-                awaited.came.set_result((time.perf_counter() - awaited.since) * 1e3)
-                self._tell(FirstAnswer(awaited.version, want.alias, awaited.seq, time.time_ns()))
+            if want.version or key not in self._open or self._latest[key].version != answer.adapter:
+                continue
+            self._open.discard(key)
+            latest = self._latest[key]
+            latest.came.set_result(time.perf_counter())
+            self._tell(FirstAnswer(latest.version, want.alias, latest.seq, time.time_ns()))

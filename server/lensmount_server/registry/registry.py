@@ -166,7 +166,7 @@ class Registry:
             with self._database.reading() as connection:
                 found = removing.superfluous(connection, task, keep, usage.used(connection))
         else:
-            while some := self._collect_some(keep, task, by):
+            while len(found) % COLLECTED_AT_ONCE == 0 and (some := self._collect_some(keep, task, by)):
                 found += some
             self._packages.sweep()
         return Collected(tuple(record.id for record in found), sum(record.size_bytes for record in found))

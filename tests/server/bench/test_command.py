@@ -81,10 +81,11 @@ def test_a_server_that_answers_with_the_version_before_is_found_out(run: Run, mo
     """The negative control: the table of aliases is never moved again."""
     first: dict[str, Mounted] = {}
 
-    def stale(self: Mounts, alias: str, mounted: Mounted) -> None:
+    def stale(self: Mounts, alias: str, mounted: Mounted, seq: int | None = None) -> None:
         kept = first.setdefault(mounted.id.task, mounted)
         self.pin(kept)
         self._aliases = {**self._aliases, (kept.id.task, alias): kept.id}
+        self._set_by[kept.id.task, alias] = seq or 0
 
     monkeypatch.setattr(Mounts, "point", stale)
     report = run("swap", "--swaps", "2", "--window", "0.3")

@@ -234,7 +234,9 @@ async def test_a_source_whose_task_is_gone_has_failed_alone(tmp_path: Path) -> N
     path = write_clip(tmp_path / "a.mp4", 10)
 
     def fails(frame: Frame) -> LensmountError | None:
-        return NotFoundError("no such task", field="task", value="defect") if frame.index == 25 else None
+        if frame.index == 25:
+            answerer.gone |= {want.task for want in WANTS}
+        return NotFoundError("no such task", field="task", value="defect") if answerer.gone else None
 
     answerer = Echo(fails=fails)
     async with managed(answerer) as (manager, hub):
@@ -247,6 +249,7 @@ async def test_a_source_whose_task_is_gone_has_failed_alone(tmp_path: Path) -> N
         account = manager.get("a").account
         assert account.decoded == account.answered + account.dropped.frames
         answerer.fails = None
+        answerer.gone.clear()
         await manager.add(SourceSpec("b", str(path), WANTS, loop=True))
         await until(lambda: manager.get("b").account.answered > 30)
 
