@@ -101,7 +101,8 @@ async def _measure(
     crowd = [f"crowd-{each % 50}" for each in range(registered)]
     await asyncio.to_thread(_fill, writer, scratch / "data", crowd, progress)
     served = await asyncio.to_thread(_served, settings, backbone, packages, scratch, progress)
-    engine = await asyncio.to_thread(open_engine, backbone, replace(settings, merged_mib=256))
+    # Tails are merged at once: what they take is there before growth is looked at.
+    engine = await asyncio.to_thread(open_engine, backbone, replace(settings, merged_mib=256, merge_after=0))
     start_ms = await _starts(engine, writer, scratch, progress)
     load, done = await _promoted(engine, writer, promotions, 0, scratch / "promoted", progress)
     control = await _promoted(engine, writer, promotions, LEAK_BYTES, scratch / "control", progress)

@@ -73,7 +73,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Sequence[str | Path]:
 def own_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("own")
     pictures = write_pictures(folder / "pictures", PictureSettings(per_defect=12, per_surface=12))
-    clip = write_clip(folder / "clip", ClipSettings(rounds=1, frames_per_plate=12, b_frames=2))
+    clip = write_clip(folder / "clip", ClipSettings(rounds=2, frames_per_plate=12, b_frames=2))
     return pictures.surface, clip.video
 
 
