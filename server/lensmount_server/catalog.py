@@ -18,7 +18,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
-from lensmount.errors import LensmountError, NotFoundError
+from lensmount.errors import LensmountError, NotFoundError, UnavailableError
 from lensmount_adapters.adapter import Adapter, fit
 from lensmount_adapters.preprocessing import Preprocessing
 from lensmount_server.firsts import FirstAnswers
@@ -197,13 +197,23 @@ class Catalog:
     async def _register(self, receive: Receive, alias: str, request: Request) -> Registration:
         done = await self._registrar.register(receive, request)
         self.follower.kick()
-        if self._keep and done.is_new and not request.validate_only:
-            await self.collect(self._keep, done.record.id.task, By(origin="--keep-versions"))
-        if not alias or request.validate_only:
+        if request.validate_only:
             return done
         task, version = done.record.id.task, done.record.id.version
-        promotion = await self.promote(task, alias, version, by=request.by)
-        return replace(done, record=await asyncio.to_thread(self.registry.get, task, version), promotion=promotion)
+        if alias:
+            promotion = await self.promote(task, alias, version, by=request.by)
+            record = await asyncio.to_thread(self.registry.get, task, version)
+            done = replace(done, record=record, promotion=promotion)
+        if self._keep and done.is_new:
+            await self._retain(task)
+        return done
+
+    async def _retain(self, task: str) -> None:
+        """Collect what is old; what was registered stands, whatever comes of this."""
+        try:
+            await self.collect(self._keep, task, By(origin="--keep-versions"))
+        except UnavailableError as error:
+            log.warning("old versions of %s are still there: %s", task, error)
 
     async def _switch(
         self, version: VersionId, alias: str, start: float, write: Callable[..., Change], *what: Any
