@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -107,9 +106,3 @@ def refusal(work: Callable[[], object]) -> UnavailableError | None:
     except UnavailableError as error:
         return error
     return None
-
-
-def with_tests() -> dict[str, str]:
-    """The environment of a process that imports what lies beside this file."""
-    known = os.environ.get("PYTHONPATH")
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *([known] if known else [])])}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import struct
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from children import with_tests
 from fuzzing import specimens
 
 # A worker's own alarm is earlier; this is for code that does not hear it.
@@ -97,7 +97,7 @@ def _run_worker(share: _Share, folder: Path, name: str, door: str, report: Repor
         "--step", str(share.step), "--specimens", str(folder / "specimens"), "--scratch", str(scratch),
         "--heart", str(heart), "--door", door,
     ]  # fmt: skip
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=_with_tests()) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=with_tests()) as process:
         reader = threading.Thread(target=_read, args=(process, report))
         reader.start()
         silent = _wait(process, heart, report.silent_s)
@@ -108,13 +108,6 @@ def _run_worker(share: _Share, folder: Path, name: str, door: str, report: Repor
     text = f"no answer for {report.silent_s:g} s" if silent else f"the process ended with {process.returncode}"
     report.findings.append(Finding(seed, (), text))
     return int(seed)
-
-
-def _with_tests() -> dict[str, str]:
-    """The environment of a process that imports what lies beside this folder."""
-    known = os.environ.get("PYTHONPATH")
-    tests = str(Path(__file__).parents[1])
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([tests, *([known] if known else [])])}
 
 
 def _wait(process: subprocess.Popen[str], heart: Path, silent_s: float) -> bool:

@@ -6,11 +6,10 @@ from itertools import islice
 from typing import TypedDict
 
 import click
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from lensmount.cli import options
 from lensmount.cli.group import ENTRY_POINTS, CommandGroup
-from lensmount.cli.output import console, facts, print_json, table, time
+from lensmount.cli.output import console, facts, print_json, table, time, transfer
 from lensmount.client import Client
 from lensmount.results import Adapter, AliasChange, Registration, Residency
 
@@ -171,12 +170,8 @@ def show(task: str, server: str, as_json: bool) -> None:
 
 
 def _register(client: Client, path: str, wanted: Wanted) -> Registration:
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    with Progress(*columns, console=console(stderr=True), transient=True) as progress:
-        upload = progress.add_task("upload", total=None)
-        return client.register(
-            path, progress=lambda sent, total: progress.update(upload, completed=sent, total=total), **wanted
-        )
+    with transfer("upload") as progress:
+        return client.register(path, progress=progress, **wanted)
 
 
 def _print_registration(registration: Registration, *, dry_run: bool) -> None:

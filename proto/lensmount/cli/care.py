@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import click
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from lensmount.cli import options
-from lensmount.cli.output import console, print_json, table
+from lensmount.cli.output import console, print_json, table, transfer
 from lensmount.client import Client
 from lensmount.errors import InvalidInputError
 from lensmount.results import Collected, Export
@@ -141,12 +140,8 @@ def _delete(client: Client, ref: TaskRef, *, whole: bool) -> str:
 
 
 def _export(client: Client, adapter: str, path: str) -> Export:
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    with Progress(*columns, console=console(stderr=True), transient=True) as progress:
-        download = progress.add_task("export", total=None)
-        return client.export(
-            adapter, path, lambda received, total: progress.update(download, completed=received, total=total)
-        )
+    with transfer("export") as progress:
+        return client.export(adapter, path, progress)
 
 
 def _print_collected(found: Collected, *, dry_run: bool) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
 from math import isfinite
@@ -12,6 +13,7 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -63,6 +65,15 @@ def facts(pairs: Mapping[str, object]) -> Table:
     for name, value in pairs.items():
         made.add_row(name, _cell(value))
     return made
+
+
+@contextmanager
+def transfer(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar for bytes on their way, which goes at the end; to be told how many came, and how many there are."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    with Progress(*columns, console=console(stderr=True), transient=True) as progress:
+        bar = progress.add_task(what, total=None)
+        yield lambda come, total: progress.update(bar, completed=come, total=total)
 
 
 def time(time_ns: int) -> str:

@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, event
 
+from children import with_tests
 from ledger import check_directory, check_whole
 from lensmount.errors import IncompatibleError, InvalidInputError, UnavailableError
 from lensmount_adapters.package import content_hash
 from lensmount_server.registry import Places, Registry, database
-from registries import Shelf, add, add_all, opened, refusal, with_tests
+from registries import Shelf, add, add_all, opened, refusal
 
 
 def _back(registry: Registry) -> Any:

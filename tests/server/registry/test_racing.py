@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 
+from children import with_tests
 from ledger import check_whole
 from lensmount.errors import ConflictError, IncompatibleError, NotFoundError
 from lensmount_server.registry import Expected, Kind, Places, Registry
-from registries import Shelf, add, add_all, numbers, opened, points, with_tests
+from registries import Shelf, add, add_all, numbers, opened, points
 
 PATIENCE_S = 120.0
 

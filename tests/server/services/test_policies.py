@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from lensmount.errors import IncompatibleError
+from lensmount.errors import IncompatibleError, UnavailableError
 from lensmount.v1 import adapters_pb2
 from lensmount_server.policy import parse_policy
+from lensmount_server.registry import Registry
 from registering import Ref, announced, asking, chunks, events, packed, promote, register, upload
 from serving import Kit, Served, kept, refused, serving
 
@@ -80,3 +81,18 @@ async def test_what_was_just_registered_stays(kit: Kit, tmp_path: Path, alias: s
         listed = await server.adapters.ListAdapters(adapters_pb2.ListAdaptersRequest())
         versions = [adapter.version.version for adapter in listed.adapters]
         assert versions == ([3, 2, 1] if alias else [3])
+
+
+async def test_a_collection_that_fails_takes_nothing_from_the_registration(
+    kit: Kit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object, **__: object) -> None:
+        raise UnavailableError("the database is away")
+
+    async with serving(kit, tmp_path / "data", keep_versions=1) as server:
+        await register(server, kit.defect[0])
+        with monkeypatch.context() as patch:
+            patch.setattr(Registry, "collect", away)
+            done = await register(server, kit.defect[1], "live")
+        assert (done.adapter.version.version, done.alias.version) == (2, 2)
+        assert len(kept(server.data_dir).rows) == 2
