@@ -20,7 +20,6 @@ from lensmount_server.registry.journal import By, Entry, Kind
 from lensmount_server.registry.records import no_alias, read_alias, read_identity
 from lensmount_server.registry.tables import ALIVE, aliases, versions
 
-NO_ETAG = "0"
 # How far a rollback looks back for a version.
 MAX_BACK = 10_000
 EVERY = true()
