@@ -1,25 +1,30 @@
 """The frozen prefix, computed once: activations at the fork, or pooled features.
 
-What no strategy trains gives the same numbers in every epoch, so every picture goes through it
-once for each view. Views are exact turns and flips of the prepared picture.
+What no strategy trains gives the same numbers in every epoch and in every run, so every picture goes through it
+once for each view, and the result is kept by the picture's content. One pass serves every fork that is asked for.
+Views are exact turns and flips of the prepared picture.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from lensmount.errors import InvalidInputError, TooLargeError
+from lensmount.errors import InvalidInputError
 from lensmount_adapters.backbones import Backbone
-from lensmount_training.data import Pictures
-from lensmount_training.progress import Progress
+from lensmount_training.context import Context
+from lensmount_training.data.dataset import Pictures
+from lensmount_training.data.rows import Array, MappedRows, RowStore
 
 # On a CPU small batches stay in the cache; 8 was faster than 32.
 BATCH = 8
-MAX_CACHE_BYTES = 4 << 30
+POOLED = -1
 
 View = Callable[[Tensor], Tensor]
 
@@ -39,37 +44,50 @@ PLAIN = ("identity",)
 
 @dataclass(frozen=True, eq=False)
 class Cache:
-    """Activations of some pictures: (n, views, *shape), float16, and targets int64 (n,)."""
+    """Activations of some pictures in some views, float16 (n, *shape) each, and their targets."""
 
-    activations: Tensor
+    views: tuple[MappedRows, ...]
     targets: Tensor
 
     def __len__(self) -> int:
         return len(self.targets)
 
+    def take(self, rows: Tensor, views: Tensor) -> Tensor:
+        """Activations float16 (rows, *shape): each row in the view of the same place; both int64 (rows,)."""
+        first = self.views[0][rows[:0]]
+        out = first.new_empty((len(rows), *first.shape[1:]))
+        for view in views.unique().tolist():
+            own = views == view
+            out[own] = self.views[view][rows[own]]
+        return out
 
-def at_fork(backbone: Backbone, fork: int, pictures: Pictures, views: Sequence[str], progress: Progress) -> Cache:
-    """Run segments before `fork` once for every view of every picture.
+    def plain(self, rows: slice) -> Tensor:
+        """Activations of the first view: the picture as it is."""
+        return self.views[0][rows]
+
+
+def at_fork(backbone: Backbone, fork: int, pictures: Pictures, views: Sequence[str], context: Context) -> Cache:
+    """What enters segment `fork`, for every view of every picture; see `at_forks`."""
+    return at_forks(backbone, (fork,), pictures, views, context)[fork]
+
+
+def at_forks(
+    backbone: Backbone, forks: Sequence[int], pictures: Pictures, views: Sequence[str], context: Context
+) -> dict[int, Cache]:
+    """What enters each of the segments `forks`, by fork, in one pass through the backbone for all that is missing.
 
     float16 halves the memory and moved pooled features by at most 0.2 % of their deviation (ViT-Tiny,
-    EfficientNet-Lite0); beyond its range values are cut, not made infinite. Raises
-    InvalidInputError for a view that does not fit, TooLargeError beyond `MAX_CACHE_BYTES`.
+    EfficientNet-Lite0); beyond its range values are cut, not made infinite. Raises InvalidInputError for a view
+    that does not fit, and when the disk is full.
     """
-    check_views(backbone, views)
-
-    def prefix(x: Tensor) -> Tensor:
-        for segment in backbone.segments[:fork]:
-            x = segment(x)
-        limit = torch.finfo(torch.float16).max
-        return x.clamp(-limit, limit).half()
-
-    return Cache(_run(backbone, prefix, pictures, views, progress), pictures.targets)
+    found = _found(backbone, forks, pictures, views, context)
+    return {fork: Cache(tuple(found[fork, view] for view in views), pictures.targets) for fork in forks}
 
 
-def pooled(backbone: Backbone, pictures: Pictures, views: Sequence[str], progress: Progress) -> Tensor:
+def pooled(backbone: Backbone, pictures: Pictures, views: Sequence[str], context: Context) -> Tensor:
     """Pooled features of every view of every picture: float32 (n, views, features)."""
-    check_views(backbone, views)
-    return _run(backbone, lambda x: backbone.pool(backbone.forward_features(x)), pictures, views, progress)
+    found = _found(backbone, (POOLED,), pictures, views, context)
+    return torch.stack([found[POOLED, view][:] for view in views], 1)
 
 
 def check_views(backbone: Backbone, views: Sequence[str]) -> None:
@@ -82,29 +100,9 @@ def check_views(backbone: Backbone, views: Sequence[str]) -> None:
     if turned:
         message = f"the backbone's input is {size.width}x{size.height}, not square"
         raise InvalidInputError(message, field="views", value=turned[0], fix="leave quarter turns out")
-    if "identity" not in views:
-        raise InvalidInputError("identity is missing", field="views", value=",".join(views), fix="add identity")
-
-
-@torch.no_grad()
-def _run(
-    backbone: Backbone,
-    step: Callable[[Tensor], Tensor],
-    pictures: Pictures,
-    views: Sequence[str],
-    progress: Progress,
-) -> Tensor:
-    bar = progress.bar("running the backbone", len(pictures) * len(views))
-    out = torch.empty(0)
-    for place, view in enumerate(views):
-        for rows in batches(len(pictures)):
-            batch = VIEWS[view](pictures.pixels[rows]).to(backbone.device)
-            result = step(backbone.preprocessing.normalize(batch)).cpu()
-            if not out.numel():
-                out = _allocate(len(pictures), len(views), result)
-            out[rows, place] = result
-            bar.advance(len(result))
-    return out
+    if views[:1] != ("identity",) and list(views[:1]) != ["identity"]:
+        message, fix = "the first view is the picture as it is", "put identity first"
+        raise InvalidInputError(message, field="views", value=",".join(views), fix=fix)
 
 
 def batches(count: int, size: int = BATCH) -> Iterator[slice]:
@@ -112,10 +110,58 @@ def batches(count: int, size: int = BATCH) -> Iterator[slice]:
     return (slice(start, min(start + size, count)) for start in range(0, count, size))
 
 
-def _allocate(pictures: int, views: int, sample: Tensor) -> Tensor:
-    needed = pictures * views * sample[0].numel() * sample.element_size()
-    if needed > MAX_CACHE_BYTES:
-        message = f"the cache would take {needed / 2**30:.1f} GiB, {MAX_CACHE_BYTES / 2**30:.0f} are allowed"
-        fix = "use fewer --views, fewer pictures, or a smaller backbone"
-        raise TooLargeError(message, field="views", value=views, fix=fix)
-    return torch.empty((pictures, views, *sample.shape[1:]), dtype=sample.dtype)
+def _found(
+    backbone: Backbone, forks: Sequence[int], pictures: Pictures, views: Sequence[str], context: Context
+) -> dict[tuple[int, str], MappedRows]:
+    """Rows by fork and view; what is missing of a view is computed in one pass."""
+    check_views(backbone, views)
+    stores = {(fork, view): RowStore(_folder(context.cache, backbone, fork, view)) for fork in forks for view in views}
+    missing = {view: [fork for fork in forks if stores[fork, view].missing(pictures.digests)] for view in views}
+    if any(missing.values()):
+        bar = context.progress.bar("running the backbone", len(pictures) * sum(map(bool, missing.values())))
+        for view, own in missing.items():
+            if own:
+                _compute(backbone, pictures, view, {fork: stores[fork, view] for fork in own}, bar.advance)
+    return {key: store.rows(pictures.digests) for key, store in stores.items()}
+
+
+@torch.no_grad()
+def _compute(
+    backbone: Backbone, pictures: Pictures, view: str, stores: Mapping[int, RowStore], advance: Callable[[int], None]
+) -> None:
+    """Run the pictures that any of the stores misses, and keep what enters each fork."""
+    wanted = {key for store in stores.values() for key in store.missing(pictures.digests)}
+    places = torch.tensor([place for place, digest in enumerate(pictures.digests) if digest in wanted])
+    keys = [pictures.digests[place] for place in places.tolist()]
+    with ExitStack() as stack:
+        rooms: dict[int, Array] = {}
+        for rows in batches(len(places)):
+            x = VIEWS[view](pictures.pixels[places[rows]]).to(backbone.device)
+            for fork, activations in _stops(backbone, backbone.preprocessing.normalize(x), sorted(stores)):
+                kept = activations.cpu().numpy()
+                if fork not in rooms:
+                    rooms[fork] = stack.enter_context(stores[fork].added(keys, kept.shape[1:], kept.dtype))
+                rooms[fork][rows] = kept
+            advance(len(x))
+    advance(len(pictures) - len(places))
+
+
+def _stops(backbone: Backbone, x: Tensor, forks: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
+    """Walk through the segments, giving what enters each of `forks`; at the end, pooled features."""
+    limit = torch.finfo(torch.float16).max
+    count = len(backbone.segments)
+    last = count if POOLED in forks else max(forks)
+    for index in range(last + 1):
+        if index in forks:
+            yield index, x.clamp(-limit, limit).half()
+        if index < last:
+            x = backbone.segments[index](x)
+    if POOLED in forks:
+        yield POOLED, backbone.pool(x).float()
+
+
+def _folder(cache: Path, backbone: Backbone, fork: int, view: str) -> Path:
+    """By weights, preprocessing, place and view. The fingerprint covers the weights; the name covers the architecture."""
+    text = f"{backbone.name} {backbone.fingerprint} {backbone.preprocessing.model_dump_json()}"
+    which = "pooled" if fork == POOLED else f"segment-{fork}"
+    return cache / "activations" / f"{backbone.name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}" / which / view

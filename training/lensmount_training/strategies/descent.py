@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lensmount.errors import InvalidInputError
+from lensmount_training.context import Context
 from lensmount_training.features import Cache, batches
-from lensmount_training.progress import Bar, Progress
+from lensmount_training.progress import Bar
 from lensmount_training.strategies.strategy import Problem
 from lensmount_training.strategies.tuned import Tuned
 
@@ -58,7 +59,7 @@ class Schedule:
 
 
 def descend(
-    tuned: Tuned, train: Cache, validation: Cache, schedule: Schedule, problem: Problem, progress: Progress
+    tuned: Tuned, train: Cache, validation: Cache, schedule: Schedule, problem: Problem, context: Context
 ) -> int:
     """Train what is trainable in `tuned` and leave the best epoch in it; returns that epoch, from 1.
 
@@ -69,7 +70,7 @@ def descend(
     descent = _Descent(tuned, schedule, steps, problem.class_weights)
     best = _Best(tuned.trainable())
     random = torch.Generator().manual_seed(problem.seed)
-    bar = progress.bar("training", steps)
+    bar = context.progress.bar("training", steps)
     for epoch in range(1, epochs + 1):
         descent.epoch(train, random, bar)
         accuracy, loss = descent.judge(validation)
@@ -104,7 +105,7 @@ class _Descent:
     @torch.no_grad()
     def judge(self, cache: Cache) -> tuple[float, float]:
         """Accuracy and class-weighted cross-entropy on the first view."""
-        logits = torch.cat([self._logits(cache.activations[own, 0]) for own in batches(len(cache))])
+        logits = torch.cat([self._logits(cache.plain(own)) for own in batches(len(cache))])
         loss = self._loss(logits, cache.targets)
         self._check(loss)
         return float((logits.argmax(1).cpu() == cache.targets).double().mean()), float(loss)
@@ -145,6 +146,6 @@ class _Best:
 def _shuffled(cache: Cache, size: int, random: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
     """Every picture once, in random order, each in a random view."""
     order = torch.randperm(len(cache), generator=random)
-    views = torch.randint(cache.activations.shape[1], (len(cache),), generator=random)
+    views = torch.randint(len(cache.views), (len(cache),), generator=random)
     for rows in batches(len(cache), size):
-        yield cache.activations[order[rows], views[rows]], cache.targets[order[rows]]
+        yield cache.take(order[rows], views[rows]), cache.targets[order[rows]]

@@ -8,8 +8,8 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn import functional as F
 
+from lensmount_training.context import Context
 from lensmount_training.features import PLAIN, pooled
-from lensmount_training.progress import Progress
 from lensmount_training.strategies.probe import Examples, fit_probe
 from lensmount_training.strategies.strategy import Problem, Trained
 
@@ -22,12 +22,12 @@ class FeatureExtraction:
 
     views: tuple[str, ...] = ("identity", "hflip")
 
-    def train(self, problem: Problem, progress: Progress) -> Trained:
+    def train(self, problem: Problem, context: Context) -> Trained:
         """Compute features once, solve for the head."""
         backbone = problem.backbone
-        features = pooled(backbone, problem.train, self.views, progress)
+        features = pooled(backbone, problem.train, self.views, context)
         train = Examples(features.flatten(0, 1), problem.train.targets.repeat_interleave(len(self.views)))
-        seen = pooled(backbone, problem.validation, PLAIN, progress)
+        seen = pooled(backbone, problem.validation, PLAIN, context)
         probe = fit_probe(train, Examples(seen[:, 0], problem.validation.targets), problem.class_weights)
         weight, bias = probe.weight.to(backbone.device), probe.bias.to(backbone.device)
 

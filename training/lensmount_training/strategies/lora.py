@@ -13,8 +13,8 @@ from lensmount.errors import InvalidInputError
 from lensmount_adapters.backbones import Backbone
 from lensmount_adapters.lora import MAX_RANK
 from lensmount_adapters.manifest import Edit
+from lensmount_training.context import Context
 from lensmount_training.features import PLAIN, Cache, at_fork, batches
-from lensmount_training.progress import Progress
 from lensmount_training.strategies.descent import Schedule, descend
 from lensmount_training.strategies.probe import Examples, Probe, fit_probe
 from lensmount_training.strategies.strategy import Problem, Settings, Trained
@@ -37,16 +37,16 @@ class Lora:
     views: tuple[str, ...] = ("identity", "hflip")
     schedule: Schedule = field(default_factory=Schedule)
 
-    def train(self, problem: Problem, progress: Progress) -> Trained:
+    def train(self, problem: Problem, context: Context) -> Trained:
         """Cache activations at the fork, fit the probe, train the tail, keep the best epoch."""
         backbone = problem.backbone
         targets = lora_targets(backbone, self._last(backbone))
         fork = min(targets)
-        train = at_fork(backbone, fork, problem.train, self.views, progress)
-        validation = at_fork(backbone, fork, problem.validation, PLAIN, progress)
+        train = at_fork(backbone, fork, problem.train, self.views, context)
+        validation = at_fork(backbone, fork, problem.validation, PLAIN, context)
         probe = _probe(problem, fork, train, validation)
         tuned = adapt(problem, targets, self.rank, self.alpha)
-        best = descend(tuned, train, validation, self.schedule, problem, progress)
+        best = descend(tuned, train, validation, self.schedule, problem, context)
         return Trained(
             tensors=tuned.tensors(),
             lora=tuned.config(),
@@ -80,10 +80,9 @@ def _probe(problem: Problem, fork: int, train: Cache, validation: Cache) -> Prob
 
 @torch.no_grad()
 def _pooled(backbone: Backbone, fork: int, cache: Cache) -> Examples:
-    rows = cache.activations.flatten(0, 1)
     parts: list[Tensor] = []
-    for own in batches(len(rows)):
-        x = rows[own].to(backbone.device).float()
-        parts.append(backbone.pool(backbone.forward_features(x, start=fork)).cpu())
-    views = len(rows) // len(cache)
-    return Examples(torch.cat(parts), cache.targets.repeat_interleave(views))
+    for view in cache.views:
+        for own in batches(len(view)):
+            x = view[own].to(backbone.device).float()
+            parts.append(backbone.pool(backbone.forward_features(x, start=fork)).cpu())
+    return Examples(torch.cat(parts), cache.targets.repeat(len(cache.views)))

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from lensmount_adapters.backbones import Backbone
 from lensmount_adapters.manifest import Edit
-from lensmount_training.data import Pictures
-from lensmount_training.progress import Progress
+from lensmount_training.context import Context
+from lensmount_training.data.dataset import Pictures
+from lensmount_training.data.listing import Kind
 
 Settings = Mapping[str, str | int | float | bool]
 
@@ -26,10 +27,19 @@ class Problem:
     train: Pictures
     validation: Pictures
     seed: int
+    kind: Kind = "single_label"
 
     @property
     def class_weights(self) -> Tensor:
-        """float32 (labels,): rare classes weigh more, so that all weigh the same in sum; mean 1 over the pictures."""
+        """float32 (labels,).
+
+        Single-label: what a picture of each class weighs, so that all classes weigh the same in sum; mean 1 over the
+        pictures. Multi-label: what a picture that has the label weighs beside one that has not, so that both sides
+        weigh the same (BCEWithLogitsLoss's `pos_weight`), 20 at most.
+        """
+        if self.kind == "multi_label":
+            having = self.train.targets.sum(0)
+            return ((len(self.train) - having) / having.clamp(min=1)).clamp(0.05, 20).float()
         counts = torch.bincount(self.train.targets, minlength=len(self.labels))
         return len(self.train) / (len(self.labels) * counts.float())
 
@@ -38,9 +48,9 @@ class Problem:
 class Trained:
     """An adapter before it is packed.
 
-    `tensors` are named as in the model and are all that was trained, `forward` goes from normalised
-    rows (n, 3, height, width) to logits (n, labels) in fp32, `lora` is PEFT's config or None,
-    `settings` what the strategy used and `metrics` what it measured on the way.
+    `tensors` are named as in the model and are all that a package holds;
+    `forward` goes from normalised rows (n, 3, height, width) to logits (n, labels) in fp32, `lora` is PEFT's config
+    or None, `settings` what the strategy used and `metrics` what it measured on the way.
     """
 
     tensors: Mapping[str, Tensor]
@@ -52,7 +62,7 @@ class Trained:
 
     @property
     def parameters(self) -> int:
-        """How many numbers were trained."""
+        """How many numbers a package of it holds."""
         return sum(tensor.numel() for tensor in self.tensors.values())
 
 
@@ -63,8 +73,9 @@ class Strategy(Protocol):
     def name(self) -> str:
         """The word on the command line and in the package."""
 
-    def train(self, problem: Problem, progress: Progress) -> Trained:
+    def train(self, problem: Problem, context: Context) -> Trained:
         """Train; the same problem and settings give the same tensors to the bit on the same machine.
 
+        So they do when a process that was killed on the way is started again with the same `context.checkpoints`.
         Raises InvalidInputError for a setting that can not work, and when the loss is no number.
         """
