@@ -24,8 +24,11 @@ def _nowhere(name: str, value: float, step: int) -> None:
 
 @dataclass(frozen=True)
 class Context:
-    """`cache` holds decoded pictures and activations by content; `checkpoints`, where there is one, is the folder
-    of what this run alone can take up again after it was killed; `log` takes a scalar's name, value and step."""
+    """Progress, places and a log.
+
+    `cache` holds decoded pictures and activations by content; `checkpoints`, where there is one, is the folder
+    of what this run alone can take up again after it was killed; `log` takes a scalar's name, value and step.
+    """
 
     progress: Progress = field(default_factory=NoProgress)
     cache: Path = field(default_factory=default_cache)

@@ -161,7 +161,7 @@ def _stops(backbone: Backbone, x: Tensor, forks: Sequence[int]) -> Iterator[tupl
 
 
 def _folder(cache: Path, backbone: Backbone, fork: int, view: str) -> Path:
-    """By weights, preprocessing, place and view. The fingerprint covers the weights; the name covers the architecture."""
+    """By architecture (its name), weights (its fingerprint), preprocessing, place and view."""
     text = f"{backbone.name} {backbone.fingerprint} {backbone.preprocessing.model_dump_json()}"
     which = "pooled" if fork == POOLED else f"segment-{fork}"
     return cache / "activations" / f"{backbone.name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}" / which / view

@@ -18,8 +18,11 @@ from lensmount_training.data.rows import Rows
 
 @dataclass(frozen=True)
 class Facts:
-    """What is measured of a picture as it came: pixels a side, mean luma in 0..1, variance of the Laplacian of the
-    luma in 0..255, which is small where nothing is sharp (Pech-Pacheco et al., ICPR 2000)."""
+    """What is measured of a picture as it came.
+
+    Pixels a side, mean luma in 0..1, and the variance of the Laplacian of the luma in 0..255, which is small where
+    nothing is sharp (Pech-Pacheco et al., ICPR 2000).
+    """
 
     width: int
     height: int

@@ -7,9 +7,9 @@ would flatter the result.
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass
 from itertools import islice
 from pathlib import Path
@@ -148,9 +148,7 @@ def _contents(listing: Listing, progress: Progress) -> tuple[list[_Read], list[S
     return found, skipped
 
 
-def _prepare(
-    found: Sequence[_Read], shelf: _Shelf, preprocessing: Preprocessing, progress: Progress
-) -> list[Skipped]:
+def _prepare(found: Sequence[_Read], shelf: _Shelf, preprocessing: Preprocessing, progress: Progress) -> list[Skipped]:
     """Decode, measure and prepare what is not in the cache yet; what can not be decoded is skipped."""
     missing = shelf.missing([own.content.digest for own in found])
     wanted = [own for own in found if own.content.digest in missing]
@@ -176,14 +174,11 @@ def _in_order(
     pool: ThreadPoolExecutor, part: Sequence[_Read], preprocessing: Preprocessing
 ) -> Iterator[_Decoded | str]:
     """Decode with some threads, a few pictures ahead: whole photographs are large."""
-    waiting: list[Future[_Decoded | str]] = []
-    upcoming = iter(part)
-    for own in islice(upcoming, 2 * THREADS):
-        waiting.append(pool.submit(_decode, own.content, preprocessing))
+    upcoming = (pool.submit(_decode, own.content, preprocessing) for own in part)
+    waiting = deque(islice(upcoming, 2 * THREADS))
     while waiting:
-        yield waiting.pop(0).result()
-        for own in islice(upcoming, 1):
-            waiting.append(pool.submit(_decode, own.content, preprocessing))
+        yield waiting.popleft().result()
+        waiting.extend(islice(upcoming, 1))
 
 
 def _decode(content: Content, preprocessing: Preprocessing) -> _Decoded | str:

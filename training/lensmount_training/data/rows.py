@@ -158,4 +158,3 @@ def _used(shard: Path) -> float:
         return shard.stat().st_mtime
     except OSError:
         return 0.0
-
