@@ -74,6 +74,7 @@ class Manifest(_Frozen):
     temperature: float = Field(default=1.0, ge=1e-3, le=1e3)
     thresholds: list[Probability] = []
     metrics: dict[str, float] = {}
+    requirements: dict[str, float] = {}
     provenance: Provenance
 
     @field_validator("labels")

@@ -86,7 +86,8 @@ class Result:
     """The answer of one task for one frame.
 
     `scores` holds every label in the task's own order; `labels` is the decision: the best
-    label, or for a multi-label task every label at or above its threshold. `dropped_before`
+    label (weighed by its thresholds where the task has them, so not always that of the largest score), or for a
+    multi-label task every label at or above its threshold. `dropped_before`
     counts the frames lost since the previous result of this task, those included that only
     other tasks answered. `reused`: the motion gate repeated the last answer; the account counts such a frame under
     `gate`. `jpeg` is the frame where it was asked for, else empty.

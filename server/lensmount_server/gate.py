@@ -8,7 +8,6 @@ backbone, preprocessing, names, shapes, dtypes, finite, rank (`lensmount_adapter
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -54,10 +53,13 @@ def noted(checks: list[Check]) -> Passed:
 
 
 async def golden_check(admitted: Admitted, logits: Logits, precision: str, checks: list[Check]) -> None:
-    """Compare what the serving path answers with what the trainer got; raises IncompatibleError."""
+    """Compare what the serving path answers with what the trainer got; raises IncompatibleError.
+
+    One picture after the other, as the trainer took them: the last bits of a logit depend on the size of its batch.
+    """
     start = time.perf_counter()
     golden: Golden = admitted.package.golden
-    rows = await asyncio.gather(*(logits(pixels, admitted.adapter) for pixels in golden.pictures))
+    rows = [await logits(pixels, admitted.adapter) for pixels in golden.pictures]
     served = torch.stack(rows)
     difference = compare_logits(golden, served, precision)
     detail = f"{len(golden.pictures)} pictures in {precision}, largest difference {difference:.1e} of the scale"

@@ -6,7 +6,8 @@ A minimum is written NAME=NUMBER for all tasks, or TASK:NAME=NUMBER for one:
     defect:recall.crack=0.98
 
 The numbers are those of task.json, measured by the trainer on the sealed test set. A metric that is not there is a
-refusal too: nobody knows that it was reached.
+refusal too: nobody knows that it was reached. What the package demands of itself (`requirements` of task.json) is held
+against the same numbers, whatever the server demands.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from lensmount_adapters.manifest import Manifest
 
 # A task's name as in task.json, then the metric's, which holds neither ":" nor "=".
 _TEXT = re.compile(r"(?:(?P<task>[A-Za-z0-9][A-Za-z0-9._-]{0,63}):)?(?P<metric>[^:=\s][^:=]*)=(?P<number>[^=]+)")
+THE_SERVERS = "change the server's --minimum-metric"
+OWN = "train it with another --require-recall"
 FIX = "give NAME=NUMBER or TASK:NAME=NUMBER, for example macro_f1=0.9 or defect:recall.crack=0.98"
 
 
@@ -54,14 +57,15 @@ class Policy:
         Raises IncompatibleError, which names the metric, what it is and what it must be.
         """
         minima = self.of(manifest.task)
+        own = [Minimum(metric, value, manifest.task) for metric, value in manifest.requirements.items()]
+        for minimum in own:
+            _check(manifest, minimum, "the package itself demands", OWN)
         for minimum in minima:
-            _check(manifest, minimum)
-        return (
-            ", ".join(
-                f"{minimum.metric} {manifest.metrics[minimum.metric]:.4g} of {minimum.value:g}" for minimum in minima
-            )
-            or "no minimum for this task"
-        )
+            whose = f" for {minimum.task or 'all tasks'}"
+            _check(manifest, minimum, "the policy of this server demands", THE_SERVERS, whose)
+        told = [_told(manifest, minimum) for minimum in minima]
+        told += [f"{_told(manifest, minimum)} as the package demands" for minimum in own]
+        return ", ".join(told) or "no minimum for this task"
 
 
 def parse_policy(texts: Iterable[str]) -> Policy:
@@ -90,14 +94,16 @@ def _parse(text: str) -> Minimum:
     return Minimum(found["metric"].strip(), number, found["task"] or "")
 
 
-def _check(manifest: Manifest, minimum: Minimum) -> None:
+def _told(manifest: Manifest, minimum: Minimum) -> str:
+    return f"{minimum.metric} {manifest.metrics[minimum.metric]:.4g} of {minimum.value:g}"
+
+
+def _check(manifest: Manifest, minimum: Minimum, who: str, otherwise: str, whose: str = "") -> None:
     value = manifest.metrics.get(minimum.metric)
-    field, whose = f"task.json: metrics.{minimum.metric}", minimum.task or "all tasks"
+    field, demand = f"task.json: metrics.{minimum.metric}", f"{who} at least {minimum.value:g}{whose}"
     if value is None:
-        fix = "evaluate it with this metric and write it into task.json, or change the server's --minimum-metric"
-        message = f"missing; the policy of this server demands at least {minimum.value:g} for {whose}"
-        raise IncompatibleError(message, field=field, fix=fix)
+        fix = f"evaluate it with this metric and write it into task.json, or {otherwise}"
+        raise IncompatibleError(f"missing; {demand}", field=field, fix=fix)
     if not value >= minimum.value:
-        fix = "train a better adapter, or change the server's --minimum-metric"
-        message = f"the policy of this server demands at least {minimum.value:g} for {whose}"
-        raise IncompatibleError(message, field=field, value=f"{value:.6g}", fix=fix)
+        fix = f"train a better adapter, or {otherwise}"
+        raise IncompatibleError(demand, field=field, value=f"{value:.6g}", fix=fix)

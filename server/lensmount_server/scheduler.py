@@ -44,6 +44,8 @@ from lensmount_server.turnstile import Turnstile
 
 # How long a registration's picture waits for a moment in which nobody needs the engine.
 PATIENCE_S = 0.25
+# The source of such pictures in the queue.
+REGISTRATION = "registration"
 
 Prepared = Mapping[Preprocessing, Tensor]
 Resolve = Callable[[Leases], tuple[Mounted, ...]]
@@ -121,7 +123,7 @@ class Scheduler:
         picture = Still(pixels)
         prepared = await picture.prepared(_preprocessings(mounted))
         await self._quiet_moment()
-        ticket = Ticket("registration", 1, arrived_s=time.perf_counter())
+        ticket = Ticket(REGISTRATION, 1, arrived_s=time.perf_counter())
         return (await self._run(ticket, picture, prepared, lambda _: mounted)).logits[0]
 
     async def _quiet_moment(self) -> None:
@@ -177,7 +179,8 @@ class Scheduler:
                 self._arrived.clear()
             if batch.tickets:
                 await self._run_batch(batch)
-                self._last_batch_s = time.perf_counter()
+                if any(ticket.source != REGISTRATION for ticket in batch.tickets):
+                    self._last_batch_s = time.perf_counter()
                 if not len(self._queue):
                     self._be_quiet()
 

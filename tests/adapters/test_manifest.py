@@ -69,6 +69,9 @@ WRONG: list[tuple[str, object, str]] = [
     ("thresholds", [0.5, NAN, 0.5], "thresholds.1"),
     ("metrics", {"accuracy": NAN}, "metrics.accuracy"),
     ("metrics", [0.9], "metrics"),
+    ("requirements", {"recall.crack": INF}, "requirements.recall.crack"),
+    ("requirements", {"recall.crack": "high"}, "requirements.recall.crack"),
+    ("requirements", ["recall.crack"], "requirements"),
     ("provenance", {"seed": 0, "created": "now"}, "provenance.data_hash"),
     ("unknown", 1, "unknown"),
 ]

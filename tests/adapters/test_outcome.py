@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from factories import manifest, random_backbone
 from lensmount_adapters.manifest import Manifest
-from lensmount_adapters.outcome import decide, probabilities
+from lensmount_adapters.outcome import decide, decide_rows, probabilities
 
 BACKBONE = random_backbone()
 
@@ -74,8 +74,45 @@ def test_the_best_label_is_decided_the_first_of_equals() -> None:
     assert decide(SINGLE, (0.4, 0.2, 0.4)) == ("t-0",)
 
 
-def test_a_single_label_task_has_no_thresholds_to_meet() -> None:
+def test_equal_thresholds_leave_a_single_label_task_to_the_best_score() -> None:
     assert decide(described(thresholds=[0.9, 0.9, 0.9]), (0.3, 0.4, 0.3)) == ("t-1",)
+    assert decide(described(thresholds=[0.0, 0.0, 0.0]), (0.3, 0.4, 0.3)) == ("t-1",)
+
+
+def test_a_single_label_task_takes_the_label_that_is_best_against_its_threshold() -> None:
+    task = described(thresholds=[0.6, 0.2, 0.2])
+    assert decide(task, (0.59, 0.2, 0.21)) == ("t-2",)
+    assert decide(task, (0.61, 0.2, 0.19)) == ("t-0",)
+    assert decide(task, (0.6, 0.2, 0.2)) == ("t-0",)
+
+
+def test_a_threshold_of_zero_counts_as_a_tiny_one() -> None:
+    task = described(thresholds=[0.5, 0.0, 0.5])
+    assert decide(task, (0.98, 1e-4, 0.0199)) == ("t-1",)
+    assert decide(task, (1.0, 0.0, 0.0)) == ("t-0",)
+
+
+@given(
+    logits=logits_of_rows,
+    kind=st.sampled_from(["single_label", "multi_label"]),
+    thresholds=st.just([]) | st.lists(st.floats(0, 1), min_size=3, max_size=3),
+)
+def test_rows_are_decided_as_each_alone(logits: torch.Tensor, kind: str, thresholds: list[float]) -> None:
+    task = described(kind=kind, thresholds=thresholds)
+    scores = probabilities(task, logits)
+    rows = decide_rows(kind, thresholds, scores)
+    assert rows.shape == logits.shape
+    for row, own in zip(rows.tolist(), scores.tolist(), strict=True):
+        chosen = tuple(label for label, is_chosen in zip(task.labels, row, strict=True) if is_chosen)
+        assert chosen == decide(task, tuple(own))
+
+
+@given(logits=logits_of_rows, temperature=temperatures)
+def test_without_thresholds_the_best_score_is_decided(logits: torch.Tensor, temperature: float) -> None:
+    scores = probabilities(described(temperature=temperature), logits)
+    for own in scores.tolist():
+        assert decide(SINGLE, tuple(own)) == (SINGLE.labels[own.index(max(own))],)
+    assert torch.equal(decide_rows("single_label", [], scores).int().argmax(1), scores.argmax(1))
 
 
 def test_every_label_at_or_above_a_half_is_decided() -> None:

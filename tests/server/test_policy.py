@@ -83,3 +83,39 @@ def test_a_tasks_own_minimum_goes_before_that_of_all(described: Manifest) -> Non
     assert parse_policy(["macro_f1=0.99", "defect:macro_f1=0.9"]).check(described)
     with pytest.raises(IncompatibleError):
         parse_policy(["macro_f1=0.9", "defect:macro_f1=0.99"]).check(described)
+
+
+def demanding(described: Manifest, **requirements: float) -> Manifest:
+    return described.model_copy(
+        update={"requirements": {name.replace("__", "."): v for name, v in requirements.items()}}
+    )
+
+
+def test_what_a_package_demands_of_itself_is_told_with_the_rest(described: Manifest) -> None:
+    own = demanding(described, recall__crack=0.9)
+    assert Policy().check(own) == "recall.crack 0.9 of 0.9 as the package demands"
+    assert parse_policy(["macro_f1=0.5"]).check(own) == (
+        "macro_f1 0.95 of 0.5, recall.crack 0.9 of 0.9 as the package demands"
+    )
+
+
+@pytest.mark.parametrize(
+    ("requirements", "metric", "value", "message"),
+    [
+        ({"recall__crack": 0.98}, "recall.crack", "0.9", "the package itself demands at least 0.98"),
+        ({"recall__hole": 0.5}, "recall.hole", "", "missing; the package itself demands at least 0.5"),
+    ],
+)
+def test_a_package_that_misses_its_own_requirements_is_refused(
+    described: Manifest, requirements: dict[str, float], metric: str, value: str, message: str
+) -> None:
+    for policy in (Policy(), parse_policy(["macro_f1=0.5"])):
+        with pytest.raises(IncompatibleError, match=message) as caught:
+            policy.check(demanding(described, **requirements))
+        assert (caught.value.field, caught.value.value) == (f"task.json: metrics.{metric}", value)
+        assert "--require-recall" in caught.value.fix
+
+
+def test_a_server_may_demand_more_than_the_package_does(described: Manifest) -> None:
+    with pytest.raises(IncompatibleError, match=r"policy of this server demands at least 0\.95"):
+        parse_policy(["recall.crack=0.95"]).check(demanding(described, recall__crack=0.9))

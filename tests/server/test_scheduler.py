@@ -628,6 +628,16 @@ async def test_a_registrations_picture_does_not_wait_where_no_frames_come(
     assert desk.engine.batches == [[9]]
 
 
+async def test_a_registrations_next_picture_does_not_wait_for_the_one_before(
+    desk: Desk, kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PATIENCE_S", PATIENCE_S)
+    desk.engine.let(2)
+    for number in (8, 9):
+        await desk.scheduler.logits(pixels_of(frame(number).picture), kit.defect[1].adapter)
+    assert desk.engine.batches == [[8], [9]]
+
+
 async def test_a_registrations_picture_does_not_wait_for_ever(
     desk: Desk, kit: Kit, monkeypatch: pytest.MonkeyPatch
 ) -> None:

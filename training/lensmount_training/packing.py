@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,10 +12,13 @@ from pathlib import Path
 import torch
 
 from lensmount.errors import InvalidInputError
+from lensmount_adapters.adapter import fit
+from lensmount_adapters.answering import answer_each
 from lensmount_adapters.golden import Golden
 from lensmount_adapters.heads import HeadSpec
+from lensmount_adapters.lora import LoraConfig
 from lensmount_adapters.manifest import BackboneRef, Manifest, Provenance
-from lensmount_adapters.package import write_package
+from lensmount_adapters.package import Content, write_package
 from lensmount_adapters.pictures import Pixels
 from lensmount_training.card import model_card
 from lensmount_training.data import Pictures
@@ -47,7 +51,7 @@ def pack(result: Result, target: Path) -> Manifest:
     manifest = _manifest(result)
     card = model_card(manifest, _counts(result), result.validation, result.test)
     try:
-        write_package(target, manifest, result.trained.tensors, _golden(result), card, result.trained.lora)
+        write_package(target, manifest, result.trained.tensors, _golden(result, manifest), card, result.trained.lora)
     except OSError as error:
         message = f"the package can not be written: {error.strerror}"
         fix = "free some space or give another --out, and train again"
@@ -94,10 +98,10 @@ def _counts(result: Result) -> Mapping[str, list[int]]:
     return {name: torch.bincount(part.targets, minlength=labels).tolist() for name, part in parts.items()}
 
 
-@torch.no_grad()
-def _golden(result: Result) -> Golden:
-    """The specimens with the trainer's own logits, by the path that every picture takes."""
-    backbone = result.problem.backbone
-    prepared = torch.stack([backbone.preprocessing.prepare(pixels) for pixels in result.specimens])
-    logits = result.trained.forward(backbone.preprocessing.normalize(prepared.to(backbone.device)))
-    return Golden(result.specimens, logits.float().cpu())
+def _golden(result: Result, manifest: Manifest) -> Golden:
+    """The specimens with the logits of what is packed, each alone: the bits of a server's reference engine."""
+    trained, backbone = result.trained, result.problem.backbone
+    lora = LoraConfig.model_validate_json(json.dumps(trained.lora)) if trained.lora is not None else None
+    tensors = {name: tensor.float() for name, tensor in trained.tensors.items()}
+    adapter = fit(Content(manifest, lora, tensors, ""), backbone)
+    return Golden(result.specimens, answer_each(adapter, backbone, result.specimens))

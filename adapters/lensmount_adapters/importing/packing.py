@@ -10,15 +10,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import ValidationError
 from torch import Tensor
 
 from lensmount.errors import IncompatibleError, InvalidInputError
 from lensmount_adapters.adapter import fit
+from lensmount_adapters.answering import answer_each
 from lensmount_adapters.backbones import Backbone
 from lensmount_adapters.golden import TOLERANCE, Golden
-from lensmount_adapters.heads import HeadSpec, run_head
+from lensmount_adapters.heads import HeadSpec
 from lensmount_adapters.importing.plan import Plan
 from lensmount_adapters.manifest import BackboneRef, Manifest, Provenance, invalid
 from lensmount_adapters.package import MANIFEST_FILE, read_package, write_package
@@ -113,21 +113,9 @@ def check_equivalence(folder: Path, backbone: Backbone, golden: Golden) -> float
     return difference
 
 
-@torch.inference_mode()
 def package_logits(folder: Path, backbone: Backbone, golden: Golden) -> Tensor:
     """Logits (pictures, labels) of a package's adapter, read from its folder, on the golden pictures."""
-    package = read_package(folder)
-    adapter = fit(package, backbone)
-    changed = adapter.merged(backbone.model)
-    preprocessing = package.manifest.preprocessing
-    answers = []
-    for shot in golden.pictures:
-        x = preprocessing.normalize(preprocessing.prepare(shot)[None].to(backbone.device))
-        for segment in backbone.segments:
-            own = {name: tensor for name, tensor in changed.items() if segment.owns_tensor(name)}
-            x = segment.run_replaced(own, x) if own else segment(x)
-        answers.append(run_head(adapter.head, backbone, x, backbone.pool(x)))
-    return torch.cat(answers).float().cpu()
+    return answer_each(fit(read_package(folder), backbone), backbone, golden.pictures)
 
 
 def _card(manifest: Manifest) -> str:

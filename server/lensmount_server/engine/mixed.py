@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lensmount_adapters.backbones import Backbone, Segment
-from lensmount_server.engine.deltas import RowDelta, added
+from lensmount_adapters.deltas import RowDelta, added
 from lensmount_server.engine.plan import Group
 
 

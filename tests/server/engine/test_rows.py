@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from engines import FRAMES, Zoo, distance, serve
 from lensmount_adapters.backbones import Segment
 from lensmount_adapters.backbones.backbone import fingerprint
+from lensmount_adapters.deltas import RowDelta, added
 from lensmount_adapters.lora import LoraDelta
 from lensmount_server.engine import mixed, reference
-from lensmount_server.engine.deltas import RowDelta, added
 from lensmount_server.engine.reference import ReferenceExecutor
 
 TOLERANCE = 1e-4

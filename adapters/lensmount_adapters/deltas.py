@@ -1,4 +1,4 @@
-"""LoRA inside a shared pass: each adapter's delta is added to its own rows, and to no others."""
+"""LoRA inside a pass: each adapter's delta is added to its own rows, and to no others."""
 
 from __future__ import annotations
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from lensmount.errors import ServerError
+from lensmount_adapters.deltas import RowDelta, added
 from lensmount_adapters.lora import LoraDelta
-from lensmount_server.engine.deltas import RowDelta, added
 
 
 class Windows(nn.Module):
