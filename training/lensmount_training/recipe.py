@@ -1,0 +1,88 @@
+"""Every choice of a run, as YAML that makes the run again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lensmount.errors import InvalidInputError
+from lensmount_adapters.manifest import TaskName
+
+Auto = Literal["auto"]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Recall = Annotated[float, Field(gt=0, le=1)]
+StrategyName = Literal["auto", "features", "finetune", "lora"]
+
+FIXES = {
+    "task": "use letters, digits, '.', '_' and '-', 64 at most, starting with a letter or digit",
+    "require_recall": "give LABEL=SHARE, for example crack=0.98",
+}
+
+
+class Recipe(BaseModel):
+    """What `lensmount train` was asked for; what is None is chosen by the strategy, "auto" by measurement."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    data: Path
+    task: TaskName
+    format: str | None = None
+    group_by: str | None = None
+    every: Positive = 1.0
+    margin: Share = 0.0
+    backbone: str = "auto"
+    weights: Path | None = None
+    seed: int = Field(default=0, ge=0)
+    strategy: StrategyName = "auto"
+    views: tuple[str, ...] = ("identity", "hflip")
+    last: Count | Auto | None = None
+    rank: Count | Auto | None = None
+    targets: str | None = None
+    epochs: Count | None = None
+    learning_rate: Positive | None = None
+    backbone_rate: Positive | None = None
+    layer_decay: Positive | None = None
+    label_smoothing: Share | None = None
+    mixup: Annotated[float, Field(ge=0)] = 0.0
+    cutmix: Annotated[float, Field(ge=0)] = 0.0
+    randaugment: Annotated[int, Field(ge=0, le=10)] = 0
+    ema: Share = 0.0
+    batch_norm: bool = False
+    as_lora: bool = False
+    audit: bool = True
+    require_recall: dict[str, Recall] = {}
+
+    def as_yaml(self) -> str:
+        """The choices that differ from the defaults, and those that every run has."""
+        values = self.model_dump(mode="json", exclude_defaults=True)
+        always = {name: getattr(self, name) for name in ("backbone", "seed", "strategy")}
+        ordered = {name: {**values, **always}[name] for name in type(self).model_fields if name in {**values, **always}}
+        text: str = yaml.safe_dump(ordered, sort_keys=False, allow_unicode=True)
+        return text
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a recipe; raises InvalidInputError that names the first field that is wrong."""
+    fix = "give the recipe.yaml of a run, or options instead"
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InvalidInputError("the recipe can not be read", field="recipe", value=path, fix=fix) from error
+    return make_recipe(values, path.name)
+
+
+def make_recipe(values: object, name: str = "") -> Recipe:
+    """A recipe of plain values; raises InvalidInputError that names the first field that is wrong."""
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"][:1]) or name
+        value = first["input"] if isinstance(first["input"], str | int | float) else ""
+        fix = FIXES.get(field, "see `lensmount train --help`")
+        raise InvalidInputError(first["msg"], field=field, value=value, fix=fix) from error

@@ -1,0 +1,76 @@
+"""What a stage of a run learned, kept so that a run that was killed does not learn it again."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lensmount.errors import InvalidInputError
+from lensmount_adapters.manifest import Edit
+from lensmount_training.strategies.strategy import Trained
+
+FILE = "learned.pt"
+
+
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """What a strategy made, its logits float32 (n, labels) on the validation pictures, and the seconds it took."""
+
+    name: str
+    trained: Trained
+    validation: Tensor
+    seconds: float
+
+
+def once(folder: Path, make: Callable[[], Learned]) -> Learned:
+    """What lies in the folder of a stage, else what `make` gives, which is kept there. Raises InvalidInputError."""
+    path = folder / FILE
+    if path.is_file():
+        return _load(path)
+    learned = make()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        torch.save(_plain(learned), partial)
+        partial.replace(path)
+    except OSError as error:
+        message = f"the stage {learned.name} can not be kept: {error.strerror}"
+        fix = "free some space, and give the same command again: it goes on from here"
+        raise InvalidInputError(message, field="out", value=folder, fix=fix) from error
+    return learned
+
+
+def forget(folder: Path) -> None:
+    """Delete what stages kept: the package is written."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _plain(learned: Learned) -> dict[str, object]:
+    own = learned.trained
+    return {
+        "name": learned.name,
+        "validation": learned.validation,
+        "seconds": learned.seconds,
+        "tensors": dict(own.tensors),
+        "settings": dict(own.settings),
+        "edits": [edit.model_dump() for edit in own.edits],
+        "lora": own.lora,
+        "metrics": dict(own.metrics),
+    }
+
+
+def _load(path: Path) -> Learned:
+    known = torch.load(path, map_location="cpu", weights_only=True)
+    trained = Trained(
+        tensors=known["tensors"],
+        settings=known["settings"],
+        edits=tuple(Edit(**edit) for edit in known["edits"]),
+        lora=known["lora"],
+        metrics=known["metrics"],
+    )
+    return Learned(known["name"], trained, known["validation"], known["seconds"])
