@@ -32,6 +32,7 @@ from lensmount_server.hub import Hub
 from lensmount_server.metrics import Snapshot, metrics_server
 from lensmount_server.mounts import Mounts
 from lensmount_server.registry import Registry
+from lensmount_server.remembered import choose_backbone, remember_backbone
 from lensmount_server.scheduler import Scheduler
 from lensmount_server.services.adapters import AdapterService
 from lensmount_server.services.errors import TRANSPORT_BYTES, ErrorInterceptor
@@ -85,12 +86,14 @@ async def running(config: ServeConfig, zygote: Zygote | None = None) -> AsyncIte
     Several servers of one process may share a `zygote`; without, it starts its own.
     """
     host, port = config.host_port
+    name = await asyncio.to_thread(choose_backbone, config.backbone, config.data_dir)
     async with AsyncExitStack() as stack:
         registry = Registry(config.data_dir, config.places)
         stack.callback(registry.close)
         pool = WorkerPool(zygote, PoolOptions(most=config.decode_workers))  # loads beside the backbone
         stack.push_async_callback(pool.close)
-        backbone = await asyncio.to_thread(load_backbone, config.backbone, config.weights)
+        backbone = await asyncio.to_thread(load_backbone, name, config.weights)
+        await asyncio.to_thread(remember_backbone, name, config.data_dir)
         mounts = Mounts(HotSet(config.hot))
         engine = await asyncio.to_thread(open_engine, backbone, config.engine)
         stack.callback(engine.close)

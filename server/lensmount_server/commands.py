@@ -17,10 +17,10 @@ from rich.logging import RichHandler
 from rich.table import Table
 
 from lensmount_adapters.backbones import Backbone
+from lensmount_adapters.backbones.default import AUTO
 from lensmount_server.app import serve as run_server
 from lensmount_server.config import (
     DEFAULT_ADDRESS,
-    DEFAULT_BACKBONE,
     DEFAULT_METRICS,
     ServeConfig,
     default_data_dir,
@@ -47,7 +47,7 @@ def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Where to listen; port 0: a free one.",
         ),
         click.option(
-            "--backbone", default=DEFAULT_BACKBONE, show_default=True, help="timm's name of the shared model."
+            "--backbone", default=AUTO, show_default=True, help="timm's name of the shared model; auto: as before."
         ),
         click.option("--weights", type=click.Path(path_type=Path, dir_okay=False), help="Its weights (safetensors)."),
         click.option(

@@ -8,6 +8,7 @@ from pathlib import Path
 import platformdirs
 
 from lensmount.errors import InvalidInputError
+from lensmount_adapters.backbones.default import AUTO
 from lensmount_server.engine.settings import EngineSettings
 from lensmount_server.hotset import HotLimits
 from lensmount_server.policy import Policy
@@ -17,7 +18,6 @@ from lensmount_server.workers.pool import PoolOptions
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 DEFAULT_METRICS = "127.0.0.1:9464"
-DEFAULT_BACKBONE = "tf_efficientnet_lite0"
 
 
 def default_data_dir() -> Path:
@@ -29,6 +29,8 @@ def default_data_dir() -> Path:
 class ServeConfig:
     """What `lensmount serve` runs; port 0 takes a free one; `hot` limits what adapters take in memory.
 
+    `backbone` is timm's name, or "auto" for what the data directory was served with before.
+
     `addresses` is where sources may come from: files, by default, from the current folder. `metrics_address` is
     where Prometheus reads; "": nowhere. `decode_workers` processes share the sources that are more than they.
     `places` is where the registry lies, `policy` what metrics an adapter must reach, `keep_versions` how many of the
@@ -37,7 +39,7 @@ class ServeConfig:
 
     data_dir: Path
     address: str = DEFAULT_ADDRESS
-    backbone: str = DEFAULT_BACKBONE
+    backbone: str = AUTO
     weights: Path | None = None
     engine: EngineSettings = field(default_factory=EngineSettings)
     hot: HotLimits = field(default_factory=HotLimits)

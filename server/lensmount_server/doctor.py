@@ -17,9 +17,11 @@ import torch
 from lensmount.errors import InvalidInputError, LensmountError
 from lensmount_adapters.backbones import Backbone, load_backbone
 from lensmount_adapters.backbones.backbone import create_model
+from lensmount_adapters.backbones.default import BUNDLED
 from lensmount_adapters.backbones.weights import find_weights
 from lensmount_server.config import ServeConfig
 from lensmount_server.engine.opening import check_cuda, choose
+from lensmount_server.remembered import choose_backbone
 
 PACKAGES = (
     "lensmount",
@@ -110,15 +112,16 @@ def _engine(config: ServeConfig, backbone: Backbone) -> Finding:
 
 
 def _weights(config: ServeConfig) -> Finding | tuple[Backbone, Path]:
-    name = f"weights of {config.backbone}"
+    chosen = choose_backbone(config.backbone, config.data_dir)
+    name = f"weights of {chosen}"
     try:
-        create_model(config.backbone)
-        path = config.weights or find_weights(config.backbone)
+        create_model(chosen)
+        path = config.weights or find_weights(chosen)
         if path is None:
             detail = "not on this machine; the first start downloads them from timm's hub"
-            fix = f"start once with a network, give --weights FILE, or use --backbone {ServeConfig.backbone}"
+            fix = f"start once with a network, give --weights FILE, or use --backbone {BUNDLED}"
             return Finding(name, ok=False, detail=detail, fix=fix)
-        return load_backbone(config.backbone, path), path
+        return load_backbone(chosen, path), path
     except LensmountError as error:
         return Finding(name, ok=False, detail=error.message, fix=error.fix)
     except OSError as error:

@@ -37,7 +37,7 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Gain:
-    """What a candidate brings over the baseline on the same pictures: difference of accuracy, 90 % interval, verdict."""
+    """What a candidate brings over the baseline on the same pictures: the difference of accuracy, its 90 % interval."""
 
     difference: float
     low: float
@@ -62,9 +62,7 @@ def propose(smallest: int, distance: float | None) -> Proposal:
     if smallest >= FEW:
         return Proposal((FINETUNE, LORA), full=False, reason=f"{data}: unfreezing the last blocks and LoRA are tried")
     if far:
-        return Proposal(
-            (FINETUNE, LORA), full=False, reason=f"{data}: a frozen backbone may miss what tells them apart"
-        )
+        return Proposal((FINETUNE, LORA), full=False, reason=f"{data}: a frozen trunk may miss what matters")
     return Proposal((), full=False, reason=f"{data}: a head on the frozen backbone fits best")
 
 

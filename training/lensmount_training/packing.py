@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from lensmount.errors import InvalidInputError
-from lensmount_adapters.adapter import fit
+from lensmount_adapters.adapter import Adapter, fit
 from lensmount_adapters.answering import answer_each
 from lensmount_adapters.golden import Golden
 from lensmount_adapters.heads import HeadSpec
@@ -20,88 +20,81 @@ from lensmount_adapters.lora import LoraConfig
 from lensmount_adapters.manifest import BackboneRef, Manifest, Provenance
 from lensmount_adapters.package import Content, write_package
 from lensmount_adapters.pictures import Pixels
-from lensmount_training.card import model_card
-from lensmount_training.data import Pictures
-from lensmount_training.evaluate import Scores
 from lensmount_training.strategies import Problem, Trained
 
 VERSIONED = ("lensmount", "torch", "timm", "peft")
 
 
-@dataclass(frozen=True, eq=False)
-class Result:
-    """All that a package says of a run; `specimens` become its golden pictures."""
+@dataclass(frozen=True)
+class Description:
+    """What a package says of a run beside what was trained; without, it is a draft that only answers."""
 
-    task: str
-    strategy: str
-    problem: Problem
-    trained: Trained
-    test_pictures: Pictures
-    validation: Scores
-    test: Scores
-    data_hash: str
-    specimens: tuple[Pixels, ...]
+    task: str = "draft"
+    strategy: str = "draft"
+    data_hash: str = ""
+    recipe: str = ""
+    temperature: float = 1.0
+    thresholds: tuple[float, ...] = ()
+    requirements: Mapping[str, float] | None = None
+    metrics: Mapping[str, float] | None = None
 
 
-def pack(result: Result, target: Path) -> Manifest:
-    """Write the package of a run into the new folder `target`, whole or not at all.
+DRAFT = Description()
 
+
+def adapter_of(problem: Problem, trained: Trained, description: Description = DRAFT) -> Adapter:
+    """What was trained, on its backbone, as a server would mount it: for logits, its description does not matter."""
+    lora = LoraConfig.model_validate_json(json.dumps(trained.lora)) if trained.lora is not None else None
+    tensors = {name: _as_packed(tensor) for name, tensor in trained.tensors.items()}
+    return fit(Content(manifest_of(problem, trained, description), lora, tensors, ""), problem.backbone)
+
+
+def pack(
+    problem: Problem, trained: Trained, manifest: Manifest, specimens: tuple[Pixels, ...], card: str, target: Path
+) -> None:
+    """Write the package into the new folder `target`, whole or not at all; `specimens` are its golden pictures.
+
+    Golden logits are those of each picture alone, to the bit of a server's reference engine.
     Raises InvalidInputError when the place can not be written.
     """
-    manifest = _manifest(result)
-    card = model_card(manifest, _counts(result), result.validation, result.test)
+    adapter = adapter_of(problem, trained)
+    golden = Golden(specimens, answer_each(adapter, problem.backbone, specimens))
     try:
-        write_package(target, manifest, result.trained.tensors, _golden(result, manifest), card, result.trained.lora)
+        write_package(target, manifest, trained.tensors, golden, card, trained.lora)
     except OSError as error:
         message = f"the package can not be written: {error.strerror}"
-        fix = "free some space or give another --out, and train again"
+        fix = "free some space, and give the same command again: it goes on from here"
         raise InvalidInputError(message, field="out", value=target, fix=fix) from error
-    return manifest
 
 
-def _manifest(result: Result) -> Manifest:
-    backbone, trained = result.problem.backbone, result.trained
+def manifest_of(problem: Problem, trained: Trained, description: Description) -> Manifest:
+    """The manifest of what was trained."""
+    backbone = problem.backbone
     names = [segment.name for segment in backbone.segments]
+    recipe = {"recipe": description.recipe} if description.recipe else {}
     return Manifest(
-        task=result.task,
-        labels=list(result.problem.labels),
+        task=description.task,
+        labels=list(problem.labels),
+        kind=problem.kind,
         head=HeadSpec(),
-        strategy=result.strategy,
+        strategy=description.strategy,
         edits=list(trained.edits),
         fork=min((names.index(edit.segment) for edit in trained.edits), default=len(names)),
         backbone=BackboneRef(name=backbone.name, fingerprint=backbone.fingerprint),
         preprocessing=backbone.preprocessing,
-        metrics={**_figures("validation", result.validation), **_figures("test", result.test), **trained.metrics},
+        temperature=description.temperature,
+        thresholds=list(description.thresholds),
+        requirements=dict(description.requirements or {}),
+        metrics={**trained.metrics, **(description.metrics or {})},
         provenance=Provenance(
-            data_hash=result.data_hash,
-            seed=result.problem.seed,
+            data_hash=description.data_hash,
+            seed=problem.seed,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             versions={name: version(name) for name in VERSIONED},
-            settings=dict(trained.settings),
+            settings={**trained.settings, **recipe},
         ),
     )
 
 
-def _figures(part: str, scores: Scores) -> Mapping[str, float]:
-    return {
-        f"{part}_accuracy": scores.accuracy,
-        f"{part}_accuracy_low": scores.low,
-        f"{part}_accuracy_high": scores.high,
-        f"{part}_macro_f1": scores.macro_f1,
-        f"{part}_pictures": scores.pictures,
-    }
-
-
-def _counts(result: Result) -> Mapping[str, list[int]]:
-    problem, labels = result.problem, len(result.problem.labels)
-    parts = {"train": problem.train, "validation": problem.validation, "sealed test": result.test_pictures}
-    return {name: torch.bincount(part.targets, minlength=labels).tolist() for name, part in parts.items()}
-
-
-def _golden(result: Result, manifest: Manifest) -> Golden:
-    """The specimens with the logits of what is packed, each alone: the bits of a server's reference engine."""
-    trained, backbone = result.trained, result.problem.backbone
-    lora = LoraConfig.model_validate_json(json.dumps(trained.lora)) if trained.lora is not None else None
-    tensors = {name: tensor.float() for name, tensor in trained.tensors.items()}
-    adapter = fit(Content(manifest, lora, tensors, ""), backbone)
-    return Golden(result.specimens, answer_each(adapter, backbone, result.specimens))
+def _as_packed(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor

@@ -39,6 +39,7 @@ class Recipe(BaseModel):
     weights: Path | None = None
     seed: int = Field(default=0, ge=0)
     strategy: StrategyName = "auto"
+    full: bool = False
     views: tuple[str, ...] = ("identity", "hflip")
     last: Count | Auto | None = None
     rank: Count | Auto | None = None

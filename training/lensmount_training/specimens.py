@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from lensmount_adapters.pictures import Pixels, decode_picture
+from lensmount_adapters.pictures import Pixels
+from lensmount_training.data.dataset import Dataset
 
 COUNT = 4
 MAX_SIDE = 512
 
 
-def read_specimens(folder: Path, files: Sequence[str]) -> tuple[Pixels, ...]:
-    """The first picture of each class folder, `COUNT` at most, no side longer than `MAX_SIDE` pixels.
-
-    `files` are paths below `folder` that start with the class.
-    """
-    first: dict[str, str] = {}
-    for file in files:
-        first.setdefault(file.split("/", 1)[0], file)
-    chosen = list(first.values())[:COUNT]
-    return tuple(_small(decode_picture((folder / file).read_bytes(), field=file)) for file in chosen)
+def read_specimens(dataset: Dataset, files: Sequence[str]) -> tuple[Pixels, ...]:
+    """The first of `files` with each label, `COUNT` at most, no side longer than `MAX_SIDE` pixels."""
+    wanted = set(files)
+    first: dict[tuple[int, ...], str] = {}
+    for picture in dataset.pictures:
+        if picture.file in wanted:
+            first.setdefault(picture.labels[:1], picture.file)
+    return tuple(_small(dataset.original(file)) for file in list(first.values())[:COUNT])
 
 
 def _small(pixels: Pixels) -> Pixels:

@@ -1,88 +1,150 @@
-"""From a folder of pictures to a package: load, split, train, validate, test once, pack."""
+"""From a data set to a package: read, audit, split, train, choose, calibrate, look at the sealed set once, pack.
+
+Every stage that was finished is kept in the run folder, so a process that was killed goes on where it was, to the same
+bits. Nothing stands at the package's name until it is whole.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from lensmount_adapters.backbones import Backbone
+from lensmount_adapters.backbones import Backbone, load_backbone
+from lensmount_adapters.backbones.default import AUTO, default_backbone
 from lensmount_adapters.manifest import Manifest
-from lensmount_adapters.package import content_hash
-from lensmount_training.data import Pictures, Skipped, read_folder
-from lensmount_training.evaluate import Scores, predict, score
-from lensmount_training.packing import Result, pack
+from lensmount_training.audit import Audit, audit, near_duplicate_sets, write_audit
+from lensmount_training.context import Context, default_cache
+from lensmount_training.data.dataset import Dataset
+from lensmount_training.data.formats import ListingOptions, list_pictures
+from lensmount_training.data.listing import Skipped
+from lensmount_training.data.reading import read
+from lensmount_training.data.rows import prune
+from lensmount_training.evaluation import Scores
+from lensmount_training.finishing import finish
+from lensmount_training.learning import Choice, learn
+from lensmount_training.logs import tensorboard
 from lensmount_training.places import choose_out
 from lensmount_training.progress import NoProgress, Progress
-from lensmount_training.specimens import read_specimens
-from lensmount_training.split import split_once, take
-from lensmount_training.strategies import Problem, Strategy, Trained
+from lensmount_training.recipe import Recipe
+from lensmount_training.run_folder import RunFolder, opened
+from lensmount_training.sealed import Sealed
+from lensmount_training.split import Split, split_file, split_once
+from lensmount_training.stages import forget
+from lensmount_training.strategies import Problem
 
 
 @dataclass(frozen=True)
 class Run:
-    """What came of a run: the package in `out`, its figures, and what it took.
+    """What came of a run: the package in `out`, its figures, what was chosen and why, and what it took.
 
-    `trained_parameters` were learned, of a backbone with `backbone_parameters`; `seconds` is the
-    whole run from reading the first picture to the package.
+    `trained_parameters` are in the package, of a backbone with `backbone_parameters`; `openings` says how often the
+    test set was opened by now; `seconds` is the whole run from reading the first picture to the package.
     """
 
     out: Path
+    report: Path
     content_hash: str
     manifest: Manifest
+    choice: Choice
     validation: Scores
     test: Scores
     train_pictures: int
     skipped: tuple[Skipped, ...]
+    openings: int
     trained_parameters: int
     backbone_parameters: int
     seconds: float
 
 
 def train(
-    folder: Path,
-    task: str,
-    strategy: Strategy,
-    backbone: Backbone,
+    recipe: Recipe,
     out: Path | None = None,
-    seed: int = 0,
     progress: Progress | None = None,
+    *,
+    cache: Path | None = None,
+    backbone: Backbone | None = None,
+    fresh: bool = False,
 ) -> Run:
-    """Train an adapter on an ImageFolder and write its package at `out` (runs/TASK by default).
+    """Train an adapter as the recipe says and write its package at `out` (runs/TASK by default).
 
-    The test set is drawn first, kept from everything that chooses, and judged once at the end.
-    Raises InvalidInputError and TooLargeError for data, settings or places that can not work;
-    then there is nothing at `out`.
+    The test set is drawn first, kept from everything that chooses, and judged once at the end. `backbone` is the
+    recipe's, where the caller has loaded it; `fresh` forgets an unfinished run. Raises InvalidInputError,
+    TooLargeError and UnavailableError for data, settings or places that can not work; then there is nothing at `out`.
     """
     started = time.perf_counter()
     progress = progress or NoProgress()
-    target = choose_out(task, out, progress)
-    dataset = read_folder(folder, backbone.preprocessing, progress)
-    split = split_once(dataset, seed, target)
-    specimens = read_specimens(folder, split.train)
-    problem = Problem(backbone, dataset.labels, take(dataset, split.train), take(dataset, split.validation), seed)
-    trained = strategy.train(problem, progress)
-    validation = _judge(problem, trained, problem.validation, "validating", progress)
-    sealed = take(dataset, split.test)
-    test = _judge(problem, trained, sealed, "opening the test set", progress)
-    result = Result(
-        task, strategy.name, problem, trained, sealed, validation, test, data_hash=dataset.hash, specimens=specimens
-    )
+    target = choose_out(recipe.task, out, progress)
+    backbone = backbone or open_backbone(recipe, progress)
+    cache = cache or default_cache()
+    with opened(target, recipe, progress, fresh=fresh) as folder, tensorboard(folder.path / "tensorboard") as log:
+        context = Context(progress, cache, folder.stages, log)
+        dataset = read_data(recipe, backbone, context)
+        folder.check_found(data=dataset.hash, backbone=backbone.fingerprint)
+        audited = examine(recipe, dataset, backbone, context, folder)
+        split = split_once(dataset, recipe.seed, target, together(recipe, dataset, context))
+        problem = problem_of(recipe, dataset, split, backbone)
+        choice = learn(recipe, problem, audited.distance if audited else None, context)
+        sealed = Sealed(dataset, split, split_file(target, dataset.hash, recipe.seed))
+        finished = finish(recipe, choice, problem, dataset, split, sealed, folder, progress)
+        forget(folder.stages)
+    prune(cache)
     return Run(
-        manifest=pack(result, target),
         out=target,
-        content_hash=content_hash(target),
-        validation=validation,
-        test=test,
+        report=finished.report,
+        content_hash=finished.content_hash,
+        manifest=finished.manifest,
+        choice=choice,
+        validation=finished.validation,
+        test=finished.test,
         train_pictures=len(problem.train),
         skipped=dataset.skipped,
-        trained_parameters=trained.parameters,
+        openings=finished.openings,
+        trained_parameters=choice.chosen.trained.parameters,
         backbone_parameters=sum(parameter.numel() for parameter in backbone.model.parameters()),
         seconds=time.perf_counter() - started,
     )
 
 
-def _judge(problem: Problem, trained: Trained, pictures: Pictures, label: str, progress: Progress) -> Scores:
-    bar = progress.bar(label, len(pictures))
-    logits = predict(trained.forward, problem.backbone, pictures, bar)
-    return score(logits, pictures.targets, problem.labels, problem.seed)
+def open_backbone(recipe: Recipe, progress: Progress) -> Backbone:
+    """The recipe's backbone; "auto" is the one that can be had here, and is told."""
+    if recipe.backbone != AUTO:
+        return load_backbone(recipe.backbone, recipe.weights)
+    chosen = default_backbone()
+    progress.say(f"backbone {chosen.name}: {chosen.reason}")
+    return load_backbone(chosen.name, recipe.weights)
+
+
+def read_data(recipe: Recipe, backbone: Backbone, context: Context) -> Dataset:
+    """List and read the recipe's data."""
+    options = ListingOptions(recipe.format, recipe.group_by, recipe.every, recipe.margin)
+    return read(list_pictures(recipe.data, options), backbone.preprocessing, context.cache, context.progress)
+
+
+def examine(recipe: Recipe, dataset: Dataset, backbone: Backbone, context: Context, folder: RunFolder) -> Audit | None:
+    """Audit the data, unless the recipe leaves it out; its page goes to the run folder."""
+    if not recipe.audit:
+        return None
+    audited = audit(dataset, backbone, context)
+    write_audit(audited, dataset, folder.path)
+    for finding in audited.findings:
+        context.progress.say(f"audit: {finding}")
+    return audited
+
+
+def together(recipe: Recipe, dataset: Dataset, context: Context) -> tuple[Collection[str], ...]:
+    """Near-duplicates, which a split must not part."""
+    return near_duplicate_sets(dataset, context) if recipe.audit else ()
+
+
+def problem_of(recipe: Recipe, dataset: Dataset, split: Split, backbone: Backbone) -> Problem:
+    """What there is to learn, the sealed pictures left out."""
+    return Problem(
+        backbone=backbone,
+        labels=dataset.labels,
+        train=dataset.take(split.train),
+        validation=dataset.take(split.validation),
+        seed=recipe.seed,
+        kind=dataset.kind,
+    )

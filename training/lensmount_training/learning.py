@@ -1,0 +1,115 @@
+"""The baseline, whatever the data or the recipe call for beyond it, and the choice between them."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from lensmount_training.chooser import BASELINE, LORA, Gain, gain, propose
+from lensmount_training.context import Context
+from lensmount_training.menu import strategy_of
+from lensmount_training.packing import adapter_of
+from lensmount_training.evaluation.predicting import predict_adapter
+from lensmount_training.recipe import Recipe
+from lensmount_training.stages import Learned, once
+from lensmount_training.strategies import Problem, Strategy
+from lensmount_training.strategies.depth import Sweep, sweep
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """One of what was trained; `gain` over the baseline, None for the baseline itself."""
+
+    learned: Learned
+    gain: Gain | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """All that was trained, the baseline first, what was taken, and why, in sentences."""
+
+    candidates: tuple[Candidate, ...]
+    chosen: Learned
+    reason: str
+    depth: Sweep | None = None
+
+
+def learn(recipe: Recipe, problem: Problem, distance: float | None, context: Context) -> Choice:
+    """Train the baseline and the candidates, and take the best that is worth it.
+
+    A strategy that was asked for by name is taken whatever it brings; with "auto" it must beat the baseline by more
+    than the noise.
+    """
+    baseline = _stage(strategy_of(recipe, BASELINE), problem, context)
+    names, full, reason = _asked(recipe, problem, distance)
+    context.progress.say(reason)
+    candidates = [Candidate(baseline)]
+    depth: Sweep | None = None
+    for name in names:
+        last = recipe.last
+        if name == LORA and (last == AUTO or (last is None and recipe.strategy == AUTO)):
+            depth = _depth(recipe, problem, context)
+            last = depth.chosen
+        if last == 0:
+            continue
+        strategy = strategy_of(recipe, name, None if isinstance(last, str) else last, full=full)
+        learned = _stage(strategy, problem, context)
+        own = gain(learned.validation, baseline.validation, problem.validation.targets, problem.kind, problem.seed)
+        context.progress.say(f"{name}: {own} over the frozen backbone on the validation pictures")
+        candidates.append(Candidate(learned, own))
+    chosen, verdict = _choose(recipe, candidates)
+    return Choice(tuple(candidates), chosen, f"{reason}. {verdict}", depth)
+
+
+def _asked(recipe: Recipe, problem: Problem, distance: float | None) -> tuple[tuple[str, ...], bool, str]:
+    """What to train beyond the baseline: names, whether all segments at once, and why."""
+    if recipe.strategy == AUTO:
+        proposal = propose(_smallest(problem), distance)
+        return proposal.names, proposal.full, proposal.reason
+    names = () if recipe.strategy == BASELINE else (recipe.strategy,)
+    return names, recipe.full, f"{recipe.strategy} was asked for"
+
+
+def _smallest(problem: Problem) -> int:
+    """Training pictures of the smallest class."""
+    targets = problem.train.targets
+    if problem.kind == "multi_label":
+        return int(targets.sum(0).min())
+    return int(torch.bincount(targets, minlength=len(problem.labels)).min())
+
+
+def _stage(strategy: Strategy, problem: Problem, context: Context) -> Learned:
+    """Train, unless it was trained before the run was killed, and answer for the validation pictures."""
+    own = context.below(strategy.name)
+
+    def make() -> Learned:
+        start = time.perf_counter()
+        trained = strategy.train(problem, own)
+        bar = context.progress.bar("validating", len(problem.validation))
+        logits = predict_adapter(adapter_of(problem, trained), problem.backbone, problem.validation, bar)
+        return Learned(strategy.name, trained, logits, time.perf_counter() - start)
+
+    return once(own.checkpoints, make) if own.checkpoints else make()
+
+
+def _depth(recipe: Recipe, problem: Problem, context: Context) -> Sweep:
+    """How deep LoRA needs to go, by measurement."""
+    return sweep(problem, context.below("depth"), lambda last: strategy_of(recipe, LORA, last))
+
+
+def _choose(recipe: Recipe, candidates: list[Candidate]) -> tuple[Learned, str]:
+    baseline, *others = candidates
+    if not others:
+        return baseline.learned, "The frozen backbone with a head is what there is"
+    best = max(others, key=lambda own: own.gain.difference if own.gain else 0.0)
+    pictures = len(best.learned.validation)
+    found = f"{best.learned.name} brings {best.gain} over the frozen backbone on {pictures} pictures"
+    if recipe.strategy != AUTO:
+        return best.learned, found
+    if best.gain and best.gain.kept:
+        return best.learned, f"{found}: kept"
+    return baseline.learned, f"{found}, no more than their noise: the frozen backbone is kept"
