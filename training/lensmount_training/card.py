@@ -22,10 +22,9 @@ def model_card(manifest: Manifest, counts: Counts, validation: Scores, test: Sco
         _data(manifest, counts),
         "## Figures",
         _figures(validation, test),
-        "On the sealed test set, opened once after all choices were made:",
+        _opened(manifest),
         _per_class(test),
-        "Pictures of a class (row) by answer (column):",
-        _confusion(manifest, test),
+        *_confusion(manifest, test),
         "## Use",
         "    lensmount register PATH",
         "with the path of this folder. The server repeats the golden check before it serves a frame.",
@@ -54,6 +53,13 @@ def _figures(validation: Scores, test: Scores) -> str:
     return _table(["part", "pictures", "accuracy", "95 % interval", "macro F1"], rows)
 
 
+def _opened(manifest: Manifest) -> str:
+    times = int(manifest.metrics.get("test_openings", 1))
+    if times == 1:
+        return "On the sealed test set, opened once after all choices were made:"
+    return f"On the sealed test set. Runs before this one had opened it: this was opening {times}, so they may flatter."
+
+
 def _per_class(test: Scores) -> str:
     rows = [
         [own.label, f"{own.precision:.3f}", f"{own.recall:.3f}", f"{own.f1:.3f}", own.support] for own in test.classes
@@ -61,9 +67,12 @@ def _per_class(test: Scores) -> str:
     return _table(["label", "precision", "recall", "F1", "pictures"], rows)
 
 
-def _confusion(manifest: Manifest, test: Scores) -> str:
+def _confusion(manifest: Manifest, test: Scores) -> list[str]:
+    """Who is taken for whom; with several labels a picture nobody is."""
+    if not test.confusion:
+        return []
     rows = [[label, *row] for label, row in zip(manifest.labels, test.confusion, strict=True)]
-    return _table(["", *manifest.labels], rows)
+    return ["Pictures of a class (row) by answer (column):", _table(["", *manifest.labels], rows)]
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

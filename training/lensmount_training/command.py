@@ -1,73 +1,181 @@
-"""`lensmount train`: a folder of pictures in, an adapter package out."""
+"""`lensmount train`: a data set in, an adapter package out."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 from rich.console import Console
 
-from lensmount_adapters.backbones import load_backbone
-from lensmount_training import workflow
+from lensmount.cli import options
+from lensmount.errors import InvalidInputError
 from lensmount_training.progress import BarProgress
-from lensmount_training.report import as_json, print_report
-from lensmount_training.strategies import FeatureExtraction, Lora, Strategy
-from lensmount_training.strategies.descent import Schedule
+from lensmount_training.recipe import Recipe, make_recipe, read_recipe
 
-EPOCHS_HELP = f"lora; small sets get more, for {Schedule.least_steps} steps."
+T = TypeVar("T", bound=Callable[..., Any])
+PATH = click.Path(path_type=Path)
 
-EXAMPLE = """Train an adapter on FOLDER: one sub-folder of pictures for each class.
-
-\b
-    parts/ok/0001.jpg          lensmount train parts --task defect
-    parts/scratch/0001.jpg     lensmount train parts --task defect --strategy lora
-
-"features" trains a head on the frozen backbone, in seconds, and costs the server next to
-nothing. "lora" also edits the last segments: minutes, and better where the backbone's
-pictures and yours differ. A fifth of the pictures is kept sealed for the figures at the
-end. The package goes to runs/TASK; `lensmount register runs/TASK` brings it to a server.
-"""
+EXAMPLES = options.examples(
+    "lensmount train parts --task defect                       the strategy that fits the data",
+    "lensmount train parts --task defect --dry-run             what it would do, and how long",
+    "lensmount train parts --task defect --strategy lora --last auto",
+    "lensmount train labels.csv --task grade --group-by 'cam\\d+' --require-recall crack=0.98",
+    "lensmount train --recipe runs/defect.run/recipe.yaml      the same run again",
+)
 
 
-@click.command("train", help=EXAMPLE)
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--task", required=True, metavar="NAME", help="The name that clients ask for.")
-@click.option("--strategy", type=click.Choice(["features", "lora"]), default="features", show_default=True)
-@click.option("--backbone", default="tf_efficientnet_lite0", show_default=True, help="A name of timm's.")
-@click.option("--weights", type=click.Path(path_type=Path), metavar="FILE", help="Its weights as safetensors.")
-@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Where the package goes [runs/TASK].")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Decides split and training.")
-@click.option("--views", metavar="LIST", help="Turns and flips that leave a picture's class alone [identity,hflip].")
-@click.option("--last-segments", type=click.IntRange(min=1), help="lora: how many segments to edit [half].")
-@click.option("--rank", default=Lora.rank, show_default=True, type=click.IntRange(min=1), help="lora: rank.")
-@click.option("--epochs", default=Schedule.epochs, show_default=True, type=click.IntRange(min=1), help=EPOCHS_HELP)
-@click.option("--learning-rate", default=Schedule.learning_rate, show_default=True, help="lora.")
-@click.option("--json", "as_object", is_flag=True, help="The last line is one JSON object.")
-def train(  # noqa: PLR0913 one argument for each option
-    folder: Path,
+def _data(command: T) -> T:
+    return _with(
+        command,
+        click.argument("data", type=PATH, required=False),
+        click.option("--task", metavar="NAME", help="The name that clients ask for."),
+        click.option("--format", metavar="NAME", help="Of the data [found out]."),
+        click.option(
+            "--group-by",
+            metavar="RULE",
+            help="What never parts: folder, none, or a regular expression on names [as the data say].",
+        ),
+        click.option("--every", type=float, metavar="SECONDS", help="Videos: a frame every so often [1]."),
+        click.option("--margin", type=float, metavar="SHARE", help="Crops: how much around the box [0]."),
+        click.option("--no-audit", "audit", flag_value=False, default=None, help="Do not look at the data first."),
+    )
+
+
+def _model(command: T) -> T:
+    return _with(
+        command,
+        click.option("--backbone", metavar="NAME", help="timm's name; auto: efficientnet_b4 [auto]."),
+        click.option("--weights", type=PATH, metavar="FILE", help="Its weights as safetensors."),
+        click.option(
+            "--strategy",
+            type=click.Choice(["auto", "features", "finetune", "lora"]),
+            help="auto: proposed from the data, decided by measurement [auto].",
+        ),
+        click.option("--last", metavar="N", help="How many last segments are edited; auto: by accuracy and cost."),
+        click.option("--rank", metavar="N", help="lora: rank; auto: by validation [8]."),
+        click.option("--targets", metavar="WHICH", help="lora: all-linear, qkv, q+v or convolutions [all-linear]."),
+        click.option("--full", is_flag=True, default=None, help="finetune: all segments at once."),
+        click.option("--as-lora", is_flag=True, default=None, help="finetune: give the result as LoRA, by SVD."),
+        click.option("--batch-norm", is_flag=True, default=None, help="finetune: let BatchNorm statistics move."),
+    )
+
+
+def _descent(command: T) -> T:
+    return _with(
+        command,
+        click.option("--epochs", type=int, metavar="N", help="Small sets get more, so that there are some steps."),
+        click.option("--learning-rate", type=float, metavar="RATE", help="Of the head, and of LoRA."),
+        click.option("--backbone-rate", type=float, metavar="RATE", help="finetune: of unfrozen blocks."),
+        click.option("--layer-decay", type=float, metavar="SHARE", help="finetune: of the rate, block by block."),
+        click.option("--views", metavar="LIST", help="Turns and flips that leave a class alone [identity,hflip]."),
+        click.option("--label-smoothing", type=float, metavar="SHARE"),
+        click.option("--mixup", type=float, metavar="ALPHA", help="From pixels: nothing can be cached then."),
+        click.option("--cutmix", type=float, metavar="ALPHA", help="So it is here."),
+        click.option("--randaugment", type=int, metavar="N", help="And here: magnitude, 1 to 10."),
+        click.option("--ema", type=float, metavar="DECAY", help="Keep averaged weights, for example 0.99."),
+    )
+
+
+def _run(command: T) -> T:
+    return _with(
+        command,
+        click.option(
+            "--require-recall",
+            multiple=True,
+            metavar="LABEL=SHARE",
+            help="Thresholds are chosen to find this share of a class; the server holds the package to it.",
+        ),
+        click.option("--seed", type=int, metavar="N", help="Decides split and training [0]."),
+        click.option("--recipe", type=PATH, metavar="FILE", help="A recipe.yaml; options change it."),
+        click.option("--out", type=PATH, metavar="DIR", help="Where the package goes [runs/TASK]."),
+        click.option("--cache", type=PATH, metavar="DIR", help="Decoded pictures and activations."),
+        click.option("--fresh", is_flag=True, help="Forget an unfinished run."),
+        click.option("--dry-run", is_flag=True, help="Say what would be done, and how long it would take."),
+        click.option("--mlflow", metavar="URI", help="Record the run there too."),
+        options.as_json,
+    )
+
+
+def _with(command: T, *added: Callable[[Any], Any]) -> T:
+    for option in reversed(added):
+        command = option(command)
+    return command
+
+
+@click.command("train", epilog=EXAMPLES)
+@_data
+@_model
+@_descent
+@_run
+def train(
     *,
-    task: str,
-    strategy: str,
-    backbone: str,
-    weights: Path | None,
+    recipe: Path | None,
     out: Path | None,
-    seed: int,
-    views: str | None,
-    last_segments: int | None,
-    rank: int,
-    epochs: int,
-    learning_rate: float,
-    as_object: bool,
+    cache: Path | None,
+    fresh: bool,
+    dry_run: bool,
+    mlflow: str | None,
+    as_json: bool,
+    **chosen: Any,
 ) -> None:
-    """Run the workflow and show what came of it."""
-    seen = tuple(views.split(",")) if views else ("identity", "hflip")
-    chosen: Strategy = FeatureExtraction(seen)
-    if strategy == "lora":
-        schedule = Schedule(epochs=epochs, learning_rate=learning_rate)
-        chosen = Lora(rank=rank, alpha=2.0 * rank, last_segments=last_segments, views=seen, schedule=schedule)
+    """Train an adapter on DATA: a folder of pictures for each class, or another format that people have.
+
+    \b
+        parts/ok/0001.jpg
+        parts/scratch/0001.jpg
+
+    The data are audited, a fifth is sealed, and a head on the frozen backbone is trained: the floor. Where the data
+    call for it, the last blocks are unfrozen or edited with LoRA, and kept only if that beats the floor by more than
+    the noise. The sealed pictures are looked at once, at the end. The package goes to runs/TASK, the report, the
+    audit and the logs to runs/TASK.run; a run that was killed goes on with the same command.
+    """  # noqa: D301 - click wants the control character
+    asked = _recipe(recipe, chosen)
+    from lensmount_training.report import as_object, print_report  # noqa: PLC0415 - torch takes seconds
+    from lensmount_training.workflow import train as run_recipe  # noqa: PLC0415
+
     with BarProgress(Console(stderr=True)) as progress:
-        run = workflow.train(folder, task, chosen, load_backbone(backbone, weights), out, seed, progress)
-    print_report(run, Console())
-    if as_object:
-        click.echo(json.dumps(as_json(run)))
+        if dry_run:
+            from lensmount_training.plan import plan_of, show  # noqa: PLC0415
+
+            plan = plan_of(asked, out, progress, cache)
+            show(plan, Console(), as_json=as_json)
+            return
+        run = run_recipe(asked, out, progress, cache=cache, fresh=fresh)
+        if mlflow:
+            from lensmount_training.logs import to_mlflow  # noqa: PLC0415
+
+            to_mlflow(mlflow, asked, run.manifest.metrics, run.out, run.report)
+    if as_json:
+        click.echo(json.dumps(as_object(run)))
+    else:
+        print_report(run, Console())
+
+
+def _recipe(file: Path | None, chosen: dict[str, Any]) -> Recipe:
+    """The recipe of a file, changed by the options that were given."""
+    given = {name: value for name, value in chosen.items() if value is not None and value != ()}
+    for name in ("last", "rank"):
+        if name in given:
+            given[name] = int(given[name]) if given[name].isdigit() else given[name]
+    if "views" in given:
+        given["views"] = tuple(given["views"].split(","))
+    if "require_recall" in given:
+        given["require_recall"] = dict(map(_required, given["require_recall"]))
+    known = read_recipe(file).model_dump(exclude_unset=True) if file else {}
+    values = {**known, **given}
+    for name, fix in (("data", "give the folder of your pictures"), ("task", "give --task NAME, such as defect")):
+        if name not in values:
+            raise InvalidInputError("missing", field=name, fix=fix)
+    return make_recipe(values)
+
+
+def _required(text: str) -> tuple[str, float]:
+    label, _, number = text.rpartition("=")
+    try:
+        return label, float(number)
+    except ValueError as error:
+        fix = "give LABEL=SHARE, for example crack=0.98"
+        raise InvalidInputError("not a required recall", field="require_recall", value=text, fix=fix) from error

@@ -22,7 +22,7 @@ from lensmount_training.data.listing import Skipped
 from lensmount_training.data.reading import read
 from lensmount_training.data.rows import prune
 from lensmount_training.evaluation import Scores
-from lensmount_training.finishing import finish
+from lensmount_training.finishing import Finishing
 from lensmount_training.learning import Choice, learn
 from lensmount_training.logs import tensorboard
 from lensmount_training.places import choose_out
@@ -53,6 +53,7 @@ class Run:
     train_pictures: int
     skipped: tuple[Skipped, ...]
     openings: int
+    notes: tuple[str, ...]
     trained_parameters: int
     backbone_parameters: int
     seconds: float
@@ -87,7 +88,7 @@ def train(
         problem = problem_of(recipe, dataset, split, backbone)
         choice = learn(recipe, problem, audited.distance if audited else None, context)
         sealed = Sealed(dataset, split, split_file(target, dataset.hash, recipe.seed))
-        finished = finish(recipe, choice, problem, dataset, split, sealed, folder, progress)
+        finished = Finishing(recipe, choice, problem, dataset, split, sealed, folder, progress).finish()
         forget(folder.stages)
     prune(cache)
     return Run(
@@ -101,6 +102,7 @@ def train(
         train_pictures=len(problem.train),
         skipped=dataset.skipped,
         openings=finished.openings,
+        notes=finished.notes,
         trained_parameters=choice.chosen.trained.parameters,
         backbone_parameters=sum(parameter.numel() for parameter in backbone.model.parameters()),
         seconds=time.perf_counter() - started,
