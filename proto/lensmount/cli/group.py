@@ -37,9 +37,12 @@ LISTED = {
     "adapters diff": Listed("Show what changed between two packages.", "server"),
     "adapters fetch": Listed("Get a package from the Hub or an object store.", "server"),
     "adapters import": Listed("Make a package of a PEFT adapter or a checkpoint of the ecosystem.", "training"),
+    "audit": Listed("Look at a data set before anything is trained on it.", "training"),
     "bench": Listed("Measure what this machine holds, beside what people run today.", "bench"),
     "demo": Listed("Train two tasks, stream a video, swap one while it plays.", "training"),
+    "bench train": Listed("Training beside what people write today.", "training"),
     "doctor": Listed("Check this machine for what a server needs.", "server"),
+    "evaluate": Listed("Judge a package on pictures, without a server.", "training"),
     "serve": Listed("Run the server.", "server"),
     "train": Listed("Train an adapter from a folder of pictures.", "training"),
 }

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from lensmount.cli.group import CommandGroup
 from lensmount_server.bench.capacity import measure as measure_capacity
 from lensmount_server.bench.decode import measure as measure_decode
 from lensmount_server.bench.engine import TRANSFORMER
@@ -30,7 +31,7 @@ COMPILING = "compiling, and looking for the rivals' best form"
 MEASURED = [name for name in ENGINES if name != "reference"]
 
 
-@click.group()
+@click.group(cls=CommandGroup, entry_group="lensmount.commands.bench")
 def bench() -> None:
     """What does this machine hold? Measured here, against real rivals, all sides in turns.
 
@@ -42,6 +43,7 @@ def bench() -> None:
         lensmount bench registry                  uploads, lists, starts, promotions by the thousand
         lensmount bench decode                    frames from a video to a backbone's input
         lensmount bench pipeline                  from a video file to results, beside the engine alone
+        lensmount bench train                     training beside the loops that people write today
     """  # noqa: D301 - click wants the control character
 
 
