@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lensmount_adapters.backbones import Backbone
 from lensmount_training.progress import Progress
-from lensmount_training.strategies import FeatureExtraction, Lora, Strategy
+from lensmount_training.recipe import Recipe, StrategyName
 from lensmount_training.workflow import Run, train
 
 
@@ -37,10 +37,11 @@ def learn(
 
 
 def _versions(lesson: Lesson, backbone: Backbone, out: Path, seed: int, progress: Progress) -> list[Run]:
-    strategies: tuple[Strategy, ...] = (FeatureExtraction(), Lora()) if lesson.twice else (FeatureExtraction(),)
+    strategies: tuple[StrategyName, ...] = ("features", "lora") if lesson.twice else ("features",)
     runs = []
     for number, strategy in enumerate(strategies, start=1):
-        progress.say(f"{lesson.task}, version {number}: {strategy.name}")
+        progress.say(f"{lesson.task}, version {number}: {strategy}")
+        recipe = Recipe(data=lesson.folder, task=lesson.task, strategy=strategy, seed=seed, audit=False)
         place = out / f"{lesson.task}-{number}"
-        runs.append(train(lesson.folder, lesson.task, strategy, backbone, place, seed, progress))
+        runs.append(train(recipe, place, progress, backbone=backbone))
     return runs
