@@ -21,6 +21,7 @@ from lensmount_adapters.backbones import Backbone
 from lensmount_training.context import Context
 from lensmount_training.data.dataset import Pictures
 from lensmount_training.data.rows import Array, MappedRows, RowStore
+from lensmount_training.processes import current
 
 # On a CPU small batches stay in the cache; 8 was faster than 32.
 BATCH = 8
@@ -56,7 +57,7 @@ class Cache:
         """Activations float16 (rows, *shape): each row in the view of the same place; both int64 (rows,)."""
         first = self.views[0][rows[:0]]
         out = first.new_empty((len(rows), *first.shape[1:]))
-        for view in views.unique().tolist():
+        for view in views.unique().tolist():  # type: ignore[no-untyped-call]
             own = views == view
             out[own] = self.views[view][rows[own]]
         return out
@@ -75,6 +76,8 @@ def at_forks(
     backbone: Backbone, forks: Sequence[int], pictures: Pictures, views: Sequence[str], context: Context
 ) -> dict[int, Cache]:
     """What enters each of the segments `forks`, by fork, in one pass through the backbone for all that is missing.
+
+    The fork `POOLED` stands for pooled features, float32. Of several processes each computes its share.
 
     float16 halves the memory and moved pooled features by at most 0.2 % of their deviation (ViT-Tiny,
     EfficientNet-Lite0); beyond its range values are cut, not made infinite. Raises InvalidInputError for a view
@@ -115,23 +118,41 @@ def _found(
 ) -> dict[tuple[int, str], MappedRows]:
     """Rows by fork and view; what is missing of a view is computed in one pass."""
     check_views(backbone, views)
-    stores = {(fork, view): RowStore(_folder(context.cache, backbone, fork, view)) for fork in forks for view in views}
-    missing = {view: [fork for fork in forks if stores[fork, view].missing(pictures.digests)] for view in views}
+    processes = current()
+    share = range(processes.rank, len(pictures), processes.count)
+    digests = [pictures.digests[place] for place in share]
+    stores = _stores(backbone, forks, views, context)
+    missing = {view: [fork for fork in forks if stores[fork, view].missing(digests)] for view in views}
     if any(missing.values()):
-        bar = context.progress.bar("running the backbone", len(pictures) * sum(map(bool, missing.values())))
+        progress = processes.context(context).progress
+        bar = progress.bar("running the backbone", len(share) * sum(map(bool, missing.values())))
         for view, own in missing.items():
             if own:
-                _compute(backbone, pictures, view, {fork: stores[fork, view] for fork in own}, bar.advance)
+                _compute(backbone, pictures, share, view, {fork: stores[fork, view] for fork in own}, bar.advance)
+    if processes.count > 1:
+        processes.wait()
+        stores = _stores(backbone, forks, views, context)
     return {key: store.rows(pictures.digests) for key, store in stores.items()}
+
+
+def _stores(
+    backbone: Backbone, forks: Sequence[int], views: Sequence[str], context: Context
+) -> dict[tuple[int, str], RowStore]:
+    return {(fork, view): RowStore(_folder(context.cache, backbone, fork, view)) for fork in forks for view in views}
 
 
 @torch.no_grad()
 def _compute(
-    backbone: Backbone, pictures: Pictures, view: str, stores: Mapping[int, RowStore], advance: Callable[[int], None]
+    backbone: Backbone,
+    pictures: Pictures,
+    share: Sequence[int],
+    view: str,
+    stores: Mapping[int, RowStore],
+    advance: Callable[[int], None],
 ) -> None:
-    """Run the pictures that any of the stores misses, and keep what enters each fork."""
+    """Run the pictures of the share that any of the stores misses, and keep what enters each fork."""
     wanted = {key for store in stores.values() for key in store.missing(pictures.digests)}
-    places = torch.tensor([place for place, digest in enumerate(pictures.digests) if digest in wanted])
+    places = torch.tensor([place for place in share if pictures.digests[place] in wanted])
     keys = [pictures.digests[place] for place in places.tolist()]
     with ExitStack() as stack:
         rooms: dict[int, Array] = {}
@@ -143,7 +164,7 @@ def _compute(
                     rooms[fork] = stack.enter_context(stores[fork].added(keys, kept.shape[1:], kept.dtype))
                 rooms[fork][rows] = kept
             advance(len(x))
-    advance(len(pictures) - len(places))
+    advance(len(share) - len(places))
 
 
 def _stops(backbone: Backbone, x: Tensor, forks: Sequence[int]) -> Iterator[tuple[int, Tensor]]:

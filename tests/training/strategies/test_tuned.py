@@ -12,7 +12,8 @@ from lensmount_adapters.backbones import Backbone
 from lensmount_adapters.backbones.backbone import fingerprint
 from lensmount_training.data import Pictures
 from lensmount_training.strategies import Problem
-from lensmount_training.strategies.tuned import Tuned, adapt, lora_targets
+from lensmount_training.strategies.targets import lora_targets
+from lensmount_training.strategies.tuned import Tuned, adapt
 
 # One small model of each family; what they need to be small is in tests/factories.py.
 FAMILIES = (
@@ -27,7 +28,7 @@ FAMILIES = (
 
 
 def problem(backbone: Backbone, seed: int = 0) -> Problem:
-    none = Pictures(torch.empty(0, 3, 1, 1, dtype=torch.uint8), torch.empty(0, dtype=torch.int64))
+    none = Pictures.of(torch.empty(0, 3, 1, 1, dtype=torch.uint8), torch.empty(0, dtype=torch.int64))
     return Problem(backbone, ("hole", "ok", "stain"), none, none, seed)
 
 
@@ -35,7 +36,7 @@ def shake(tuned: Tuned) -> None:
     """PEFT starts B at zero; let every edit matter."""
     random = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for parameter in tuned.trainable():
+        for parameter in tuned.learner(1.0).parameters:
             parameter.add_(torch.randn(parameter.shape, generator=random) * 0.05)
 
 

@@ -1,151 +1,227 @@
-"""Gradient descent on the tail of a model, from cached activations, keeping the best epoch."""
+"""Gradient descent on a learner, portion by portion, keeping the best epoch; it goes on where it was killed."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from lensmount.errors import InvalidInputError
 from lensmount_training.context import Context
-from lensmount_training.features import Cache, batches
+from lensmount_training.features import batches
+from lensmount_training.processes import current
 from lensmount_training.progress import Bar
-from lensmount_training.strategies.strategy import Problem
-from lensmount_training.strategies.tuned import Tuned
+from lensmount_training.strategies.checkpoint import Checkpoint
+from lensmount_training.strategies.ema import Ema, copy_into
+from lensmount_training.strategies.feed import Feed
+from lensmount_training.strategies.learner import Learner
+from lensmount_training.strategies.losses import Loss, hits
+from lensmount_training.strategies.memory import Portions
+from lensmount_training.strategies.pixel_feed import Feeds
+from lensmount_training.strategies.schedule import Schedule
+from lensmount_training.strategies.seeds import generator_at, seed_at
+from lensmount_training.strategies.strategy import Problem, Settings
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """AdamW with a linear warm-up (a share of all steps) and a cosine down to zero.
+class Judgement:
+    """Accuracy on the validation pictures, its standard error, and the class-weighted loss."""
 
-    In every epoch each picture is seen once, in one of its views. A small set gets more epochs, so
-    that there are at least `least_steps` steps.
-    """
+    accuracy: float
+    error: float
+    loss: float
 
-    epochs: int = 8
-    least_steps: int = 100
-    learning_rate: float = 2e-3
-    batch: int = 32
-    warmup: float = 0.1
-    weight_decay: float = 0.01
-    label_smoothing: float = 0.05
+    def better(self, other: Judgement | None) -> bool:
+        """The more accurate one; of equals that of the lower loss."""
+        return other is None or (self.accuracy, -self.loss) > (other.accuracy, -other.loss)
 
-    def __post_init__(self) -> None:
-        """Raise InvalidInputError for a number that can not work."""
-        if not 0 < self.learning_rate < math.inf:
-            raise InvalidInputError(
-                "above 0 expected", field="learning_rate", value=self.learning_rate, fix="give a number such as 0.001"
-            )
-        for name in ("epochs", "least_steps", "batch"):
-            if getattr(self, name) < 1:
-                raise InvalidInputError(
-                    "1 or more expected", field=name, value=getattr(self, name), fix="give a whole number from 1"
-                )
 
-    def epochs_for(self, pictures: int) -> int:
-        """How many epochs a training set of so many pictures gets."""
-        return max(self.epochs, math.ceil(self.least_steps / math.ceil(pictures / self.batch)))
+@dataclass(frozen=True)
+class Fit:
+    """The epoch that was kept, from 1, how it was judged, and all that were judged."""
 
-    def factor(self, step: int, steps: int) -> float:
-        """What the learning rate is multiplied with at `step` of `steps`, both from 0."""
-        warm = max(1, round(self.warmup * steps))
-        if step < warm:
-            return (step + 1) / warm
-        return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+    epoch: int
+    judgement: Judgement
+    history: tuple[Judgement, ...]
 
 
 def descend(
-    tuned: Tuned, train: Cache, validation: Cache, schedule: Schedule, problem: Problem, context: Context
-) -> int:
-    """Train what is trainable in `tuned` and leave the best epoch in it; returns that epoch, from 1.
+    learner: Learner, feeds: Feeds, schedule: Schedule, problem: Problem, context: Context, settings: Settings
+) -> Fit:
+    """Train a learner and leave the values of its best epoch in it.
 
-    Raises InvalidInputError when the loss is no number.
+    With `context.checkpoints` every epoch is saved, and a call with the same `settings` (which must say all that
+    decides the learner) goes on behind the last one, to the same bits. Raises InvalidInputError when the loss is no
+    number, the memory too small or the checkpoint another training's.
     """
-    epochs = schedule.epochs_for(len(train))
-    steps = epochs * math.ceil(len(train) / schedule.batch)
-    descent = _Descent(tuned, schedule, steps, problem.class_weights)
-    best = _Best(tuned.trainable())
-    random = torch.Generator().manual_seed(problem.seed)
-    bar = context.progress.bar("training", steps)
-    for epoch in range(1, epochs + 1):
-        descent.epoch(train, random, bar)
-        accuracy, loss = descent.judge(validation)
-        best.offer(epoch, accuracy, loss)
-        bar.advance(0, f"epoch {epoch}, validation {accuracy:.3f}")
-    best.restore()
-    return best.epoch
+    descent = _Descent(learner, feeds, schedule, problem, context, settings)
+    descent.resume()
+    return descent.run()
 
 
 class _Descent:
-    """The state of one training: optimiser and learning rate."""
+    """The state of one training."""
 
-    def __init__(self, tuned: Tuned, schedule: Schedule, steps: int, class_weights: Tensor) -> None:
-        parameters = tuned.trainable()
-        self._tuned = tuned
+    def __init__(
+        self, learner: Learner, feeds: Feeds, schedule: Schedule, problem: Problem, context: Context, settings: Settings
+    ) -> None:
+        self._processes = current()
+        self._context = self._processes.context(context)
+        self._learner = learner
+        self._feeds = feeds
         self._schedule = schedule
-        self._weights = class_weights.to(parameters[0].device)
-        self._optimizer = torch.optim.AdamW(parameters, lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
-        self._rates = torch.optim.lr_scheduler.LambdaLR(self._optimizer, lambda step: schedule.factor(step, steps))
+        self._seed = problem.seed
+        self._loss = Loss.of(problem, schedule.label_smoothing, weighted=schedule.class_weights).like(
+            learner.parameters[0]
+        )
+        self._count = len(feeds.train.targets)
+        self._epochs = schedule.epochs_for(self._count)
+        self._per_epoch = math.ceil(self._count / schedule.batch)
+        self._optimizer = torch.optim.AdamW(
+            [{"params": list(group.parameters), "lr": group.rate} for group in learner.groups],
+            weight_decay=schedule.weight_decay,
+        )
+        self._ema = Ema(learner.parameters, schedule.ema) if schedule.ema else None
+        # BatchNorm's statistics are those of what it sees at once.
+        self._portions = Portions(schedule.batch if learner.norms else schedule.micro_batch, self._context)
+        self._checkpoint = Checkpoint(self._context.checkpoints, problem, {**asdict(schedule), **settings})
+        self._history: list[Judgement] = []
+        self._best: int = 0
+        self._kept: list[Tensor] = []
 
-    def epoch(self, cache: Cache, random: torch.Generator, bar: Bar) -> None:
-        """Every picture once."""
-        for x, targets in _shuffled(cache, self._schedule.batch, random):
-            self._optimizer.zero_grad()
-            loss = self._loss(self._logits(x), targets, self._schedule.label_smoothing)
-            self._check(loss)
-            loss.backward()  # type: ignore[no-untyped-call]
+    def resume(self) -> None:
+        """Take up what was saved last."""
+        saved: dict[str, Any] | None = self._processes.same(self._checkpoint.load())
+        if saved is None:
+            return
+        self._history = [Judgement(*own) for own in saved["history"]]
+        self._best, self._kept = saved["best"], saved["kept"]
+        self._portions.size = saved["micro_batch"]
+        if not self._over:
+            copy_into(self._learner.state, saved["state"])
+            self._optimizer.load_state_dict(saved["optimizer"])
+            if self._ema:
+                copy_into(self._ema.values, saved["ema"])
+
+    def run(self) -> Fit:
+        """The epochs that are left, and the best one put in place."""
+        steps = self._epochs * self._per_epoch
+        bar = self._context.progress.bar("training", steps)
+        bar.advance(len(self._history) * self._per_epoch)
+        while not self._over:
+            epoch = len(self._history)
+            self._learn(epoch, steps, bar)
+            judgement = self._judge()
+            self._keep(judgement)
+            self._save()
+            self._context.log("validation_accuracy", judgement.accuracy, (epoch + 1) * self._per_epoch)
+            self._context.log("validation_loss", judgement.loss, (epoch + 1) * self._per_epoch)
+            bar.advance(0, f"epoch {epoch + 1}, validation {judgement.accuracy:.3f}")
+        copy_into(self._learner.state, self._kept)
+        return Fit(self._best, self._history[self._best - 1], tuple(self._history))
+
+    @property
+    def _over(self) -> bool:
+        done = len(self._history)
+        stale = self._schedule.patience and self._best and done - self._best >= self._schedule.patience
+        return done >= self._epochs or bool(stale)
+
+    def _learn(self, epoch: int, steps: int, bar: Bar) -> None:
+        """Every picture once, in random order."""
+        order = torch.randperm(self._count, generator=generator_at(self._seed, epoch))
+        for place, rows in enumerate(batches(self._count, self._schedule.batch)):
+            step = epoch * self._per_epoch + place
+            factor = self._schedule.factor(step, steps)
+            for own, group in zip(self._optimizer.param_groups, self._learner.groups, strict=True):
+                own["lr"] = group.rate * factor
+                self._context.log(f"learning_rate/{group.name}", own["lr"], step)
+            loss = self._step(order[rows], seed_at(self._seed, epoch, place))
             self._optimizer.step()
-            self._rates.step()
+            if self._ema:
+                self._ema.update(step)
+            self._context.log("loss", loss, step)
             bar.advance()
 
+    def _step(self, rows: Tensor, seed: int) -> float:
+        """The gradient of the mean loss over a batch, in the parameters; the loss."""
+        feed, mine = self._feeds.train, self._processes.mine(len(rows))
+        inputs, targets = feed.batch(rows, seed, mine)
+        mass = self._loss.mass(feed.targets[rows])
+
+        def portion(own: slice) -> Tensor:
+            logits = self._logits(feed, inputs[own])
+            loss = self._loss.total(logits, targets[own].to(logits.device)) / mass
+            loss.backward()  # type: ignore[no-untyped-call]
+            return loss.detach()
+
+        with self._learner.learning():
+            parts = self._portions.run(len(mine), portion, self._optimizer.zero_grad)
+        loss = self._learner.parameters[0].new_zeros(1) + sum(parts)
+        self._share(loss)
+        self._check(float(loss))
+        return float(loss)
+
+    def _share(self, loss: Tensor) -> None:
+        """Add up gradients and loss over all processes; a process without pictures has none of its own."""
+        if self._processes.count == 1:
+            return
+        for parameter in self._learner.parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        self._processes.add([loss, *(p.grad for p in self._learner.parameters if p.grad is not None)])
+
     @torch.no_grad()
-    def judge(self, cache: Cache) -> tuple[float, float]:
-        """Accuracy and class-weighted cross-entropy on the first view."""
-        logits = torch.cat([self._logits(cache.plain(own)) for own in batches(len(cache))])
-        loss = self._loss(logits, cache.targets)
+    def _judge(self) -> Judgement:
+        """Of the pictures as they are; of the averaged parameters, where there are any."""
+        feed, processes = self._feeds.validation, self._processes
+        logits = torch.zeros(len(feed.targets), len(self._loss.weights), device=self._learner.device)
+        with self._ema.in_place() if self._ema else nullcontext():
+            for place, rows in enumerate(batches(len(feed.targets))):
+                if place % processes.count == processes.rank:
+                    logits[rows] = self._logits(feed, feed.plain(rows))
+        processes.add([logits])
+        targets = feed.targets.to(logits.device)
+        right = hits(self._loss.kind, logits, targets)
+        loss = float(self._loss.mean(logits, targets))
         self._check(loss)
-        return float((logits.argmax(1).cpu() == cache.targets).double().mean()), float(loss)
+        return Judgement(float(right.mean()), float(right.std(correction=0)) / len(right) ** 0.5, loss)
 
-    def _logits(self, x: Tensor) -> Tensor:
-        return self._tuned.tail(x.to(self._weights.device).float())
+    def _logits(self, feed: Feed, inputs: Tensor) -> Tensor:
+        with self._precision():
+            return self._learner.tail(feed.enter(inputs)).float()
 
-    def _loss(self, logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
-        return F.cross_entropy(logits, targets.to(logits.device), self._weights, label_smoothing=smoothing)
+    def _precision(self) -> AbstractContextManager[Any]:
+        kind = self._learner.device.type
+        wanted = self._schedule.bf16 if self._schedule.bf16 is not None else kind == "cuda"
+        return torch.autocast(kind, torch.bfloat16) if wanted else nullcontext()
 
-    def _check(self, loss: Tensor) -> None:
-        if not bool(torch.isfinite(loss)):
-            rate = self._schedule.learning_rate
+    def _keep(self, judgement: Judgement) -> None:
+        best = self._history[self._best - 1] if self._best else None
+        self._history.append(judgement)
+        if judgement.better(best):
+            self._best = len(self._history)
+            with self._ema.in_place() if self._ema else nullcontext():
+                self._kept = [tensor.detach().clone() for tensor in self._learner.state]
+
+    def _save(self) -> None:
+        state: dict[str, Any] = {
+            "history": [(own.accuracy, own.error, own.loss) for own in self._history],
+            "best": self._best,
+            "kept": self._kept,
+            "micro_batch": self._portions.size,
+        }
+        if not self._over:
+            state["state"] = [tensor.detach() for tensor in self._learner.state]
+            state["optimizer"] = self._optimizer.state_dict()
+            state["ema"] = self._ema.values if self._ema else []
+        self._checkpoint.save(state)
+
+    def _check(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            rate = max(group.rate for group in self._learner.groups)
             message, fix = "the loss is no longer a finite number", f"lower it: --learning-rate {rate / 10:g}"
             raise InvalidInputError(message, field="learning_rate", value=rate, fix=fix)
-
-
-class _Best:
-    """The learned values of the epoch with the best validation accuracy, the lower loss among equals."""
-
-    def __init__(self, parameters: list[nn.Parameter]) -> None:
-        self.epoch = 0
-        self._parameters = parameters
-        self._score = (-math.inf, -math.inf)
-        self._values: list[Tensor] = []
-
-    def offer(self, epoch: int, accuracy: float, loss: float) -> None:
-        if (accuracy, -loss) > self._score:
-            self.epoch, self._score = epoch, (accuracy, -loss)
-            self._values = [parameter.detach().clone() for parameter in self._parameters]
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        for parameter, value in zip(self._parameters, self._values, strict=True):
-            parameter.copy_(value)
-
-
-def _shuffled(cache: Cache, size: int, random: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """Every picture once, in random order, each in a random view."""
-    order = torch.randperm(len(cache), generator=random)
-    views = torch.randint(len(cache.views), (len(cache),), generator=random)
-    for rows in batches(len(cache), size):
-        yield cache.take(order[rows], views[rows]), cache.targets[order[rows]]

@@ -3,58 +3,101 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import ClassVar
-
-import torch
-from torch import Tensor
 
 from lensmount.errors import InvalidInputError
 from lensmount_adapters.backbones import Backbone
 from lensmount_adapters.lora import MAX_RANK
 from lensmount_adapters.manifest import Edit
 from lensmount_training.context import Context
-from lensmount_training.features import PLAIN, Cache, at_fork, batches
-from lensmount_training.strategies.descent import Schedule, descend
-from lensmount_training.strategies.probe import Examples, Probe, fit_probe
-from lensmount_training.strategies.strategy import Problem, Settings, Trained
-from lensmount_training.strategies.tuned import adapt, lora_targets
+from lensmount_training.features import PLAIN, POOLED, at_forks
+from lensmount_training.strategies.augment import Augment
+from lensmount_training.strategies.choice import Option, cheapest_good
+from lensmount_training.strategies.descent import Fit, descend
+from lensmount_training.strategies.feature_extraction import probed
+from lensmount_training.strategies.losses import Loss
+from lensmount_training.strategies.pixel_feed import Feeds, feeds
+from lensmount_training.strategies.schedule import Schedule
+from lensmount_training.strategies.strategy import Problem, Trained, settings_of
+from lensmount_training.strategies.targets import TargetKind, lora_targets
+from lensmount_training.strategies.tuned import Tuned, adapt, full_parameters
+
+# Tried when no rank is given; alpha is twice the rank then, so that all start with edits of the same scale.
+RANKS = (4, 8, 16)
 
 
 @dataclass(frozen=True)
 class Lora:
     """Low-rank edits of the last `last_segments` segments (None: half of them) and a linear head.
 
-    Everything else stays as it is, BatchNorm statistics included. The probe on the same activations
-    is the floor that the edits must beat; its accuracy goes into the metrics.
+    Without a `rank` those of `RANKS` are trained, and the lowest within one standard error of the best on the
+    validation pictures is taken. `alpha` is twice the rank unless given; `targets` are explained in `lora_targets`.
+    Everything else stays as it is, BatchNorm statistics included. A probe on the same views is the floor that the
+    edits must beat; its accuracy goes into the metrics, and so does how few numbers are trained.
     """
 
     name: ClassVar[str] = "lora"
 
-    rank: int = 8
-    alpha: float = 16.0
+    rank: int | None = None
+    alpha: float | None = None
     last_segments: int | None = None
+    targets: TargetKind = "all-linear"
     views: tuple[str, ...] = ("identity", "hflip")
+    augment: Augment = field(default_factory=Augment)
     schedule: Schedule = field(default_factory=Schedule)
 
     def train(self, problem: Problem, context: Context) -> Trained:
-        """Cache activations at the fork, fit the probe, train the tail, keep the best epoch."""
+        """Feed the tail from the fork on, train it for every rank in question, keep the best epoch of the chosen."""
         backbone = problem.backbone
-        targets = lora_targets(backbone, self._last(backbone))
-        fork = min(targets)
-        train = at_fork(backbone, fork, problem.train, self.views, context)
-        validation = at_fork(backbone, fork, problem.validation, PLAIN, context)
-        probe = _probe(problem, fork, train, validation)
-        tuned = adapt(problem, targets, self.rank, self.alpha)
-        best = descend(tuned, train, validation, self.schedule, problem, context)
+        targets = lora_targets(backbone, self._last(backbone), self.targets)
+        ranks = self._ranks()
+        floor = self._floor(problem, min(targets), context)
+        eaten = feeds(problem, min(targets), self.views, self.augment, context)
+        trials = [self._trial(problem, targets, rank, eaten, context) for rank in ranks]
+        judged = [fit.judgement for _, fit in trials]
+        options = [Option(rank, own.accuracy, own.error) for rank, own in zip(ranks, judged, strict=True)]
+        chosen = cheapest_good(options)
+        rank, (tuned, fit) = ranks[chosen], trials[chosen]
+        metrics = {
+            "probe_validation_accuracy": floor,
+            "best_epoch": fit.epoch,
+            "trainable_parameters": sum(own.numel() for own in tuned.learner(1.0).parameters),
+            "full_parameters": full_parameters(backbone, len(problem.labels)),
+        }
+        if len(ranks) > 1:
+            metrics |= {f"rank_{own.cost:.0f}_validation_accuracy": own.accuracy for own in options}
         return Trained(
             tensors=tuned.tensors(),
             lora=tuned.config(),
             forward=tuned.merge(),
-            settings=self._settings(backbone),
+            settings={**settings_of(self), **self._shape(backbone, rank)},
             edits=tuple(Edit(segment=backbone.segments[index].name, kind="lora") for index in sorted(targets)),
-            metrics={"probe_validation_accuracy": probe.validation_accuracy, "best_epoch": best},
+            metrics=metrics,
         )
+
+    def _trial(
+        self, problem: Problem, targets: Mapping[int, tuple[str, ...]], rank: int, eaten: Feeds, context: Context
+    ) -> tuple[Tuned, Fit]:
+        """Train at one rank."""
+        shape = self._shape(problem.backbone, rank)
+        tuned = adapt(problem, targets, rank, float(shape["alpha"]), keys=self.targets != "q+v")
+        learner = tuned.learner(self.schedule.learning_rate)
+        own = context.below(f"rank-{rank}")
+        return tuned, descend(learner, eaten, self.schedule, problem, own, {**settings_of(self), **shape})
+
+    def _shape(self, backbone: Backbone, rank: int) -> dict[str, int | float]:
+        alpha = 2.0 * rank if self.alpha is None else self.alpha
+        return {"rank": rank, "alpha": alpha, "last_segments": self._last(backbone)}
+
+    def _ranks(self) -> tuple[int, ...]:
+        if self.rank is None:
+            return RANKS
+        if not 1 <= self.rank <= MAX_RANK:
+            fix = f"give --rank a number from 1 to {MAX_RANK}"
+            raise InvalidInputError("out of range", field="rank", value=self.rank, fix=fix)
+        return (self.rank,)
 
     def _last(self, backbone: Backbone) -> int:
         count = len(backbone.segments)
@@ -62,27 +105,12 @@ class Lora:
         if not 1 <= last <= count:
             fix = f"give --last-segments a number from 1 to {count}"
             raise InvalidInputError(f"{backbone.name} has {count} segments", field="last_segments", value=last, fix=fix)
-        if not 1 <= self.rank <= MAX_RANK:
-            fix = f"give --rank a number from 1 to {MAX_RANK}"
-            raise InvalidInputError("out of range", field="rank", value=self.rank, fix=fix)
         return last
 
-    def _settings(self, backbone: Backbone) -> Settings:
-        own = {"rank": self.rank, "alpha": self.alpha, "views": ",".join(self.views)}
-        return {**own, "last_segments": self._last(backbone), **asdict(self.schedule)}
-
-
-def _probe(problem: Problem, fork: int, train: Cache, validation: Cache) -> Probe:
-    return fit_probe(
-        _pooled(problem.backbone, fork, train), _pooled(problem.backbone, fork, validation), problem.class_weights
-    )
-
-
-@torch.no_grad()
-def _pooled(backbone: Backbone, fork: int, cache: Cache) -> Examples:
-    parts: list[Tensor] = []
-    for view in cache.views:
-        for own in batches(len(view)):
-            x = view[own].to(backbone.device).float()
-            parts.append(backbone.pool(backbone.forward_features(x, start=fork)).cpu())
-    return Examples(torch.cat(parts), cache.targets.repeat(len(cache.views)))
+    def _floor(self, problem: Problem, fork: int, context: Context) -> float:
+        """Validation accuracy of a head alone; what training caches anyway is made in the same pass."""
+        forks = (fork, POOLED) if fork and not self.augment.anything else (POOLED,)
+        for own, views in ((problem.train, self.views), (problem.validation, PLAIN)):
+            at_forks(problem.backbone, forks, own, views, context)
+        loss = Loss.of(problem, weighted=self.schedule.class_weights)
+        return probed(problem, self.views, loss, context).validation_accuracy

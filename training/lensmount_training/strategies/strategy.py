@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -64,6 +64,20 @@ class Trained:
     def parameters(self) -> int:
         """How many numbers a package of it holds."""
         return sum(tensor.numel() for tensor in self.tensors.values())
+
+
+def settings_of(strategy: Any) -> dict[str, str | int | float | bool]:
+    """Every field of a strategy's dataclass, those of dataclasses in it among them; None is left out."""
+    settings: dict[str, str | int | float | bool] = {}
+    for own in fields(strategy):
+        value = getattr(strategy, own.name)
+        if is_dataclass(value):
+            settings.update(settings_of(value))
+        elif isinstance(value, tuple):
+            settings[own.name] = ",".join(map(str, value))
+        elif value is not None:
+            settings[own.name] = value
+    return settings
 
 
 class Strategy(Protocol):

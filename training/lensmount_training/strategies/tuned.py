@@ -1,21 +1,28 @@
-"""A backbone's model with a classifier and PEFT's LoRA in it, beside the untouched backbone."""
+"""A backbone's model with a classifier and PEFT's LoRA in it, beside the untouched backbone.
+
+PEFT edits a fused `qkv` as one layer. For queries and values only, the rows of B that the keys come from start at
+zero, as all of B does, and their gradient is zero: then AdamW's step and its decay are zero too, and they stay zero
+to the bit. Queries and values share A; `lensmount_adapters.qkv` has the form with an A of their own.
+"""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from torch import Tensor, nn
 
-from lensmount.errors import InvalidInputError
 from lensmount_adapters.backbones import Backbone, Segment
 from lensmount_adapters.backbones.families import segments_of
 from lensmount_adapters.package import PREFIX
+from lensmount_training.strategies.learner import Group, Learner
 from lensmount_training.strategies.strategy import Problem
+from lensmount_training.strategies.targets import FUSED
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,9 +44,12 @@ class Tuned:
         logits: Tensor = self.peft.get_base_model().forward_head(x)
         return logits
 
-    def trainable(self) -> list[nn.Parameter]:
-        """What is learned: A and B of every target, and the head."""
-        return [parameter for parameter in self.peft.parameters() if parameter.requires_grad]
+    def learner(self, rate: float) -> Learner:
+        """A and B of every target, and the head, all at one rate."""
+        learned = [(name, own) for name, own in self.peft.named_parameters() if own.requires_grad]
+        edits = tuple(own for name, own in learned if ".lora_" in name)
+        head = tuple(own for name, own in learned if ".lora_" not in name)
+        return Learner(self.tail, (Group("lora", rate, edits), Group("head", rate, head)))
 
     def tensors(self) -> dict[str, Tensor]:
         """A copy of what was learned, by PEFT's names without its prefix."""
@@ -60,26 +70,18 @@ class Tuned:
         return model
 
 
-def lora_targets(backbone: Backbone, last: int) -> Mapping[int, tuple[str, ...]]:
-    """What LoRA edits in the last `last` segments: names of modules by segment index, none empty.
-
-    Linear layers and 1x1 convolutions; other ungrouped convolutions only where there are none of
-    these. Raises InvalidInputError when the segments have nothing to edit.
-    """
-    first = len(backbone.segments) - last
-    editable = {i: backbone.segments[i].editable_modules() for i in range(first, len(backbone.segments))}
-    for fits in (_is_product, _is_ungrouped):
-        targets = {i: tuple(name for name, module in own.items() if fits(module)) for i, own in editable.items()}
-        if any(targets.values()):
-            return {index: names for index, names in targets.items() if names}
-    message = f"nothing that LoRA can edit in the last {last} of {len(backbone.segments)} segments"
-    raise InvalidInputError(message, field="last_segments", value=last, fix="give a larger --last-segments")
-
-
-def adapt(problem: Problem, targets: Mapping[int, Sequence[str]], rank: int, alpha: float) -> Tuned:
+def adapt(
+    problem: Problem,
+    targets: Mapping[int, Sequence[str]],
+    rank: int,
+    alpha: float,
+    *,
+    keys: bool = True,
+) -> Tuned:
     """Copy the backbone's model, give it a classifier of zeros and let PEFT edit the targets.
 
-    A classifier that already fits the frozen features leaves the edits little gradient to learn from.
+    A classifier that already fits the frozen features leaves the edits little gradient to learn from. Without
+    `keys`, those of a fused `qkv` are not edited.
     """
     backbone = problem.backbone
     names = tuple(name for own in targets.values() for name in own)
@@ -91,19 +93,32 @@ def adapt(problem: Problem, targets: Mapping[int, Sequence[str]], rank: int, alp
         torch.manual_seed(problem.seed)
         model.reset_classifier(len(problem.labels))
         _clear(model.get_submodule(backbone.classifier))
-        peft = get_peft_model(model, config).eval()
+        peft = get_peft_model(model, config).to(backbone.device).eval()
+    if not keys:
+        _hold_keys(peft)
     # The segments are those of the model that PEFT has edited: lists made earlier may hold replaced modules.
     return Tuned(peft, segments_of(model), min(targets), names)
+
+
+def full_parameters(backbone: Backbone, labels: int) -> int:
+    """What full fine-tuning would train: the backbone and a linear classifier."""
+    return sum(own.numel() for own in backbone.model.parameters()) + labels * (backbone.features + 1)
+
+
+def _hold_keys(peft: nn.Module) -> None:
+    """Take the gradient off the middle third of every fused B."""
+    for name, parameter in peft.named_parameters():
+        if f".{FUSED}.lora_B." in name:
+            out = parameter.shape[0] // 3
+            rows = torch.zeros(parameter.shape[0], 1, dtype=torch.bool, device=parameter.device)
+            rows[out : 2 * out] = True
+            parameter.register_hook(partial(_without, rows))  # type: ignore[no-untyped-call]
+
+
+def _without(rows: Tensor, gradient: Tensor) -> Tensor:
+    return gradient.masked_fill(rows, 0.0)
 
 
 def _clear(classifier: Any) -> None:
     nn.init.zeros_(classifier.weight)
     nn.init.zeros_(classifier.bias)
-
-
-def _is_product(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) or (_is_ungrouped(module) and module.kernel_size == (1, 1))
-
-
-def _is_ungrouped(module: nn.Module) -> bool:
-    return isinstance(module, nn.Conv2d) and module.groups == 1 and module.padding_mode == "zeros"

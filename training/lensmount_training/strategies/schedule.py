@@ -1,0 +1,73 @@
+"""How long, how fast and in what portions: the numbers of a descent."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from lensmount.errors import InvalidInputError
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """AdamW with a linear warm-up (a share of all steps) and a cosine down to zero.
+
+    In every epoch each picture is seen once. A small set gets more epochs, so that there are at least `least_steps`
+    steps. A step's `batch` runs in portions of `micro_batch`. `ema` is the decay of the averaged values that are
+    judged and kept, 0 for none; training ends after `patience` epochs without a better one, 0 for never. `bf16`
+    computes in mixed precision; None does where it is faster, on a GPU.
+    """
+
+    epochs: int = 8
+    least_steps: int = 100
+    learning_rate: float = 2e-3
+    batch: int = 32
+    micro_batch: int = 8
+    warmup: float = 0.1
+    weight_decay: float = 0.01
+    label_smoothing: float = 0.05
+    class_weights: bool = True
+    ema: float = 0.0
+    patience: int = 0
+    bf16: bool | None = None
+
+    def __post_init__(self) -> None:
+        """Raise InvalidInputError for a number that can not work."""
+        check_rate("learning_rate", self.learning_rate)
+        for name in ("epochs", "least_steps", "batch", "micro_batch"):
+            check_whole(name, getattr(self, name), least=1)
+        check_whole("patience", self.patience, least=0)
+        for name in ("ema", "label_smoothing", "warmup"):
+            check_share(name, getattr(self, name))
+
+    def epochs_for(self, pictures: int) -> int:
+        """How many epochs a training set of so many pictures gets."""
+        return max(self.epochs, math.ceil(self.least_steps / math.ceil(pictures / self.batch)))
+
+    def factor(self, step: int, steps: int) -> float:
+        """What the learning rate is multiplied with at `step` of `steps`, both from 0."""
+        warm = max(1, round(self.warmup * steps))
+        if step < warm:
+            return (step + 1) / warm
+        return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+
+def check_rate(name: str, value: float) -> None:
+    """Raise InvalidInputError for a learning rate that is not a number above 0."""
+    if not 0 < value < math.inf:
+        raise InvalidInputError("above 0 expected", field=name, value=value, fix="give a number such as 0.001")
+
+
+def check_whole(name: str, value: int, *, least: int) -> None:
+    """Raise InvalidInputError for less than `least`."""
+    if value < least:
+        message, fix = f"{least} or more expected", f"give a whole number from {least}"
+        raise InvalidInputError(message, field=name, value=value, fix=fix)
+
+
+def check_share(name: str, value: float) -> None:
+    """Raise InvalidInputError for what is not from 0 to below 1."""
+    if not 0 <= value < 1:
+        raise InvalidInputError(
+            "0 to below 1 expected", field=name, value=value, fix="give a share such as 0.1, or 0 for none"
+        )
