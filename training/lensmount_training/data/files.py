@@ -61,10 +61,14 @@ def decode_file(path: Path, digest: str) -> Pixels:
 
     Raises TooLargeError beyond the limits of pictures, OSError for a file that can not be read.
     """
-    data = read_bytes(path)
+    return decode_bytes(read_bytes(path), digest, path)
+
+
+def decode_bytes(data: bytes, digest: str, where: Path) -> Pixels:
+    """The picture that bytes are; raises as `decode_file`."""
     if hashlib.sha256(data).hexdigest() != digest:
-        fix = "start again when nothing writes to the folder"
-        raise InvalidInputError("the file was changed while it was read", field="data", value=path, fix=fix)
+        fix = "start again when nothing writes to it"
+        raise InvalidInputError("it was changed while it was read", field="data", value=where, fix=fix)
     return decode_picture(data)
 
 
