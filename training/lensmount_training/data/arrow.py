@@ -72,7 +72,7 @@ def _load(folder: Path) -> dict[str, Any]:
         raise InvalidInputError(message, field="data", value=folder, fix=fix) from error
     try:
         loaded: Any = datasets.load_from_disk(os.fspath(folder))
-    except (OSError, ValueError, TypeError, LookupError) as error:  # whatever its parsers and pyarrow say of damage
+    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:  # its parsers and pyarrow's
         message = f"the data set is damaged: {error}"
         raise InvalidInputError(message, field="data", value=folder, fix=_FIX) from error
     splits = dict(loaded) if isinstance(loaded, datasets.DatasetDict) else {"": loaded}
