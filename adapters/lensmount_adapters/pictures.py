@@ -34,7 +34,8 @@ def decode_picture(data: bytes, *, field: str = "picture") -> Pixels:
                 return _rgb(picture)
     except UnidentifiedImageError as error:
         value = f"{len(data)} bytes starting {data[:8].hex(' ') or 'nowhere'}"
-        raise InvalidInputError("the data is not a picture", field=field, value=value, fix=fix) from error
+        message = f"the data is not a picture: {', '.join(FORMATS[:-1])} and {FORMATS[-1]} are read"
+        raise InvalidInputError(message, field=field, value=value, fix=fix) from error
     except Image.DecompressionBombError as error:
         value, fix = str(error).partition(" exceeds")[0], f"send at most {MAX_PIXELS:,} pixels; scale it down first"
         raise TooLargeError("the picture is too large", field=field, value=value, fix=fix) from error

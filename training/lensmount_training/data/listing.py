@@ -52,7 +52,10 @@ class Entry:
 
 @dataclass(frozen=True, eq=False)
 class Listing:
-    """All entries of a data set in a fixed order, its labels, and what could not be listed."""
+    """All entries of a data set in a fixed order, its labels, and what could not be listed.
+
+    `notes` are sentences that a person should see: how the data were understood, and what of them was left aside.
+    """
 
     folder: Path
     form: str
@@ -60,3 +63,4 @@ class Listing:
     labels: tuple[str, ...]
     entries: tuple[Entry, ...]
     skipped: tuple[Skipped, ...] = ()
+    notes: tuple[str, ...] = ()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass
 from itertools import islice
@@ -53,33 +53,26 @@ def read(listing: Listing, preprocessing: Preprocessing, cache: Path, progress: 
     Raises InvalidInputError for data that can not be trained on: a class without or with fewer than
     `MIN_PER_CLASS` pictures, or a cache that can not be written.
     """
-    check_counts(listing.labels, Counter(label for entry in listing.entries for label in entry.labels), "pictures")
+    for note in listing.notes:
+        progress.say(note)
+    _tell(listing.skipped, progress)
+    check_counts(listing.labels, _counts(listing.entries), "pictures")
     found, skipped = _contents(listing, progress)
     shelf = _Shelf(cache / "pictures" / _name(preprocessing))
-    skipped += _prepare(found, shelf, preprocessing, progress)
+    skipped = sorted(skipped + _prepare(found, shelf, preprocessing, progress), key=lambda skip: skip.file)
+    _tell(skipped, progress)
     gone = {skip.file for skip in skipped}
-    kept = [read for read in found if read.entry.file not in gone]
-    digests = [read.content.digest for read in kept]
-    index = {label: place for place, label in enumerate(listing.labels)}
-    pictures = tuple(
-        Picture(
-            file=own.entry.file,
-            labels=tuple(sorted(index[label] for label in own.entry.labels)),
-            digest=own.content.digest,
-            group=own.entry.group,
-            source=own.entry.source,
-            facts=facts,
-        )
-        for own, facts in zip(kept, shelf.facts(digests), strict=True)
-    )
-    everything = (*listing.skipped, *sorted(skipped, key=lambda skip: skip.file))
-    for skip in everything:
-        progress.say(f"skipped {skip.file}: {skip.reason}")
-    counts = Counter(listing.labels[label] for picture in pictures for label in picture.labels)
-    check_counts(listing.labels, counts, "readable pictures")
-    entries = {own.entry.file: own.entry for own in kept}
+    kept = [own for own in found if own.entry.file not in gone]
+    check_counts(listing.labels, _counts([own.entry for own in kept]), "readable pictures")
+    digests = [own.content.digest for own in kept]
     return Dataset(
-        listing.folder, listing.kind, listing.labels, pictures, shelf.pixels.rows(digests), everything, entries
+        folder=listing.folder,
+        kind=listing.kind,
+        labels=listing.labels,
+        pictures=_pictures(kept, listing.labels, shelf.facts(digests)),
+        rows=shelf.pixels.rows(digests),
+        skipped=(*listing.skipped, *skipped),
+        entries={own.entry.file: own.entry for own in kept},
     )
 
 
@@ -189,6 +182,30 @@ def _decode(content: Content, preprocessing: Preprocessing) -> _Decoded | str:
         return error.message
     except OSError as error:
         return error.strerror or str(error)
+
+
+def _pictures(kept: Sequence[_Read], labels: Sequence[str], facts: Iterable[Facts]) -> tuple[Picture, ...]:
+    index = {label: place for place, label in enumerate(labels)}
+    return tuple(
+        Picture(
+            file=own.entry.file,
+            labels=tuple(sorted(index[label] for label in own.entry.labels)),
+            digest=own.content.digest,
+            group=own.entry.group,
+            source=own.entry.source,
+            facts=measured,
+        )
+        for own, measured in zip(kept, facts, strict=True)
+    )
+
+
+def _counts(entries: Iterable[Entry]) -> Counter[str]:
+    return Counter(label for entry in entries for label in entry.labels)
+
+
+def _tell(skipped: Iterable[Skipped], progress: Progress) -> None:
+    for skip in skipped:
+        progress.say(f"skipped {skip.file}: {skip.reason}")
 
 
 def _opened(entry: Entry) -> Content | str:

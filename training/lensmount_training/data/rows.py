@@ -7,14 +7,17 @@ same rows do it twice and disturb nobody. Keys must name the content they stand 
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,6 +29,11 @@ from lensmount.errors import InvalidInputError
 
 ROWS, KEYS, PARTIAL = "rows.npy", "keys.txt", ".partial-"
 MAX_BYTES = 24 << 30
+MAX_BY_TORCH = 1 << 30
+# What comes of a shard that is not whole; numpy parses the header of its files as Python.
+DAMAGE = (OSError, ValueError, SyntaxError, TokenError)
+# A partial shard that nobody wrote to for so long, in seconds, was left by a process that died.
+ABANDONED = 24 * 3600
 
 Array = NDArray[Any]
 
@@ -66,9 +74,12 @@ class RowStore:
         self.folder = folder
         self._shards: list[Array] = []
         self._places: dict[str, tuple[int, int]] = {}
-        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        with disk_named(folder):
+            shards = sorted(folder.iterdir()) if folder.is_dir() else []
+        for path in shards:
             if not path.name.startswith("."):
-                self._open(path)
+                with suppress(*DAMAGE):
+                    self._open(path)
 
     def missing(self, keys: Iterable[str]) -> list[str]:
         """Those of `keys` that are not there, each once, in their order."""
@@ -98,17 +109,44 @@ class RowStore:
                 whole = partial.rename(self.folder / uuid.uuid4().hex)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-        self._open(whole)
+        with disk_named(self.folder):
+            self._open(whole)
 
     def _open(self, path: Path) -> None:
-        """Take a shard in; one that is damaged, or deleted under our hands, is as if it were not there."""
-        with suppress(OSError, ValueError):
-            keys = (path / KEYS).read_text().split()
-            rows = np.load(path / ROWS, mmap_mode="r", allow_pickle=False)
-            if len(keys) == len(rows) and (not self._shards or self._shards[0].shape[1:] == rows.shape[1:]):
-                os.utime(path)
-                self._shards.append(rows)
-                self._places.update({key: (len(self._shards) - 1, place) for place, key in enumerate(keys)})
+        """Take a shard in; raises one of `DAMAGE` when it is damaged, deleted under our hands, or of another kind."""
+        keys = (path / KEYS).read_text().split()
+        rows = _mapped(path / ROWS)
+        kinds = [(shard.shape[1:], shard.dtype) for shard in (rows, *self._shards[:1])]
+        if len(keys) != len(rows) or kinds[0] != kinds[-1]:
+            raise ValueError(f"{len(keys)} keys, rows {rows.shape} of {rows.dtype}, not like the others")
+        os.utime(path)
+        self._shards.append(rows)
+        self._places.update({key: (len(self._shards) - 1, place) for place, key in enumerate(keys)})
+
+
+def _mapped(path: Path) -> Array:
+    """The rows of a file, read-only; raises one of `DAMAGE` unless the file is whole.
+
+    Python keeps a file open as long as it is mapped, and a thousand shards are more than a process may open. torch
+    closes it; but the system may refuse its kind of mapping when one is larger than the memory.
+    """
+    with path.open("rb") as file:
+        version = np.lib.format.read_magic(file)
+        if version != (1, 0):
+            raise ValueError(f"{path} has another version of the format: {version}")
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        start, size = file.tell(), os.fstat(file.fileno()).st_size
+    if fortran or dtype.hasobject or size != start + math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"{path} is not whole")
+    if size > MAX_BY_TORCH:
+        return np.memmap(path, dtype, "r", start, shape)
+    try:
+        whole = torch.from_file(os.fspath(path), shared=False, size=size, dtype=torch.uint8).numpy()
+    except RuntimeError as error:
+        raise OSError(f"{path} can not be mapped: {error}") from error
+    rows: Array = whole[start:].view(dtype).reshape(shape)
+    rows.flags.writeable = False
+    return rows
 
 
 def _room(path: Path, shape: tuple[int, ...], dtype: Any) -> np.memmap[Any, Any]:
@@ -125,7 +163,7 @@ def disk_named(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        message = f"the cache can not be written: {error.strerror}"
+        message = f"the cache can not be used: {error.strerror or error}"
         fix = "free some space, or give a --cache folder on another disk"
         raise InvalidInputError(message, field="cache", value=folder, fix=fix) from error
 
@@ -133,17 +171,23 @@ def disk_named(folder: Path) -> Iterator[None]:
 def prune(cache: Path, keep: int = MAX_BYTES) -> int:
     """Delete the shards below `cache` that were not used for longest until at most `keep` bytes are left.
 
-    Those that a process has mapped stay readable to it. Returns the bytes that were freed.
+    Those that a process has mapped stay readable to it. What a process that died left half-written goes in any case.
+    Returns the bytes that were freed.
     """
-    shards = [path.parent for path in cache.rglob(ROWS) if not path.parent.name.startswith(".")]
+    shards = [Path(folder) for folder, _, files in os.walk(cache) if ROWS in files]
     sizes = {shard: size for shard in shards if (size := _size(shard)) is not None}
-    freed, excess = 0, sum(sizes.values()) - keep
-    for shard in sorted(sizes, key=_used):
-        if freed >= excess:
+    partial = [shard for shard in sizes if shard.name.startswith(PARTIAL)]
+    gone = [shard for shard in partial if _used(shard / ROWS) < time.time() - ABANDONED]
+    whole = sorted(sizes.keys() - partial, key=_used)
+    excess = sum(sizes[shard] for shard in whole) - keep
+    for shard in whole:
+        if excess <= 0:
             break
+        excess -= sizes[shard]
+        gone.append(shard)
+    for shard in gone:
         shutil.rmtree(shard, ignore_errors=True)
-        freed += sizes[shard]
-    return freed
+    return sum(sizes[shard] for shard in gone)
 
 
 def _size(shard: Path) -> int | None:
