@@ -22,7 +22,7 @@ from lensmount_adapters.package import Content, write_package
 from lensmount_adapters.pictures import Pixels
 from lensmount_training.card import model_card
 from lensmount_training.data import Pictures
-from lensmount_training.evaluate import Scores
+from lensmount_training.evaluation import Scores
 from lensmount_training.strategies import Problem, Trained
 
 VERSIONED = ("lensmount", "torch", "timm", "peft")

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lensmount_training.evaluate import Scores
+from lensmount_training.evaluation import Scores
 from lensmount_training.workflow import Run
 
 
