@@ -1,4 +1,4 @@
-"""Two adapters on the same pictures: is one better, or was it luck?
+"""Two adapters on the same pictures: and whether the better one was only lucky.
 
 McNemar's exact test (Psychometrika 1947) looks at the pictures that only one of the two gets right: if neither were
 better, each of them would be a coin toss. The intervals are a paired bootstrap: both are judged on the same resample,
@@ -55,7 +55,7 @@ class Comparison:
         return f"{counts}: {better} is better, which is hardly luck (p = {self.p:.2g})."
 
 
-def compare(  # noqa: PLR0913 two names, two decisions, the truth
+def compare(
     first: str, second: str, called_first: Bools, called_second: Bools, true: Bools, seed: int = 0
 ) -> Comparison:
     """Hold the decisions (n, labels) of two adapters against the truth (n, labels) and each other."""
@@ -85,7 +85,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
     """Two-sided exact p: how often so uneven a count comes from tossing a coin for each picture."""
     count, fewer = only_first + only_second, min(only_first, only_second)
     # Whole numbers until the last step: exact for any count.
-    return min(1.0, 2 * sum(comb(count, k) for k in range(fewer + 1)) / 2**count)
+    return min(1.0, 2 * sum(comb(count, k) for k in range(fewer + 1)) / (1 << count))
 
 
 def _f1(drawn: Ints, called: Bools | Ints, true: Bools | Ints) -> Floats:

@@ -12,7 +12,7 @@ from lensmount.errors import InvalidInputError
 from lensmount_adapters.outcome import calibrated
 from lensmount_training.data import Picture
 from lensmount_training.data.listing import Kind
-from lensmount_training.evaluation.calibration import Calibration
+from lensmount_training.evaluation.calibration import Calibration, nll
 from lensmount_training.evaluation.curves import Curve, Reliability, curves, reliability
 from lensmount_training.evaluation.scores import NEUTRAL, Scores, decisions, score_decisions, truths
 from lensmount_training.evaluation.slices import Slice, slices
@@ -78,6 +78,7 @@ def evaluate(
         message, fix = "no picture to judge by", "choose another part, or add pictures"
         raise InvalidInputError(message, field="data", value=0, fix=fix)
     called, true = decisions(logits, kind, calibration), truths(targets, len(labels))
+    losses = nll(logits, targets, kind, calibration.temperature).numpy()
     probabilities = calibrated(kind, calibration.temperature, logits).numpy().astype(np.float64)
     return Evaluation(
         labels=tuple(labels),
@@ -87,9 +88,7 @@ def evaluate(
         curves=curves(probabilities, true, labels),
         reliability=reliability(probabilities, true, kind),
         slices=slices(called, true, pictures, seed),
-        worst=worst(
-            logits, targets, called, true, probabilities, labels, kind, calibration.temperature, pictures, WORST
-        ),
+        worst=worst(losses, called, true, probabilities, labels, pictures, WORST),
     )
 
 

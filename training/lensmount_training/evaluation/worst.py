@@ -6,11 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
 
 from lensmount_training.data import Picture
-from lensmount_training.data.listing import Kind
-from lensmount_training.evaluation.calibration import nll
 from lensmount_training.evaluation.intervals import Floats
 from lensmount_training.evaluation.scores import Bools
 
@@ -33,20 +30,16 @@ class Worst:
     right: bool
 
 
-def worst(  # noqa: PLR0913 all that is known of the pictures
-    logits: Tensor,
-    targets: Tensor,
+def worst(
+    losses: Floats,
     called: Bools,
     true: Bools,
     probabilities: Floats,
     labels: Sequence[str],
-    kind: Kind,
-    temperature: float,
     pictures: Sequence[Picture],
     count: int,
 ) -> tuple[Worst, ...]:
-    """At most `count` pictures: wrong ones before right ones, the highest loss first."""
-    losses = nll(logits, targets, kind, temperature).numpy()
+    """At most `count` pictures: wrong ones before right ones, the highest loss (n,) first; the others (n, labels)."""
     right = (called == true).all(1)
     order = np.lexsort((np.arange(len(losses)), -losses, right))[:count]
 
