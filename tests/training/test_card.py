@@ -6,7 +6,7 @@ import torch
 
 from factories import manifest, random_backbone
 from lensmount_training.card import model_card
-from lensmount_training.evaluate import score
+from lensmount_training.evaluation import score
 
 
 def test_labels_can_not_become_markup() -> None:

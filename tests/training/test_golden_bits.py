@@ -20,7 +20,7 @@ from lensmount_server.config import ServeConfig
 from lensmount_server.engine.settings import EngineSettings
 from lensmount_training.context import Context
 from lensmount_training.data import Pictures
-from lensmount_training.evaluate import score
+from lensmount_training.evaluation import score
 from lensmount_training.packing import Result, pack
 from lensmount_training.strategies import FeatureExtraction, Lora, Problem, Strategy
 from lensmount_training.strategies.descent import Schedule

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from lensmount_adapters.manifest import Manifest
-from lensmount_training.evaluate import Scores
+from lensmount_training.evaluation import Scores
 
 Counts = Mapping[str, Sequence[int]]
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
 from torch.nn import functional as F
 
-from lensmount_training.evaluate import accuracy_interval, score
+from lensmount_training.evaluation import accuracy_interval, score
 
 LABELS = ("hole", "ok", "stain")
 answers = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=60)
