@@ -9,15 +9,17 @@ import torch
 
 from lensmount_training.chooser import BASELINE, LORA, Gain, gain, propose
 from lensmount_training.context import Context
+from lensmount_training.evaluation.predicting import predict_adapter
 from lensmount_training.menu import strategy_of
 from lensmount_training.packing import adapter_of
-from lensmount_training.evaluation.predicting import predict_adapter
 from lensmount_training.recipe import Recipe
 from lensmount_training.stages import Learned, once
 from lensmount_training.strategies import Problem, Strategy
 from lensmount_training.strategies.depth import Sweep, sweep
 
 AUTO = "auto"
+# How deep edits go matters more than their rank, which is chosen afterwards.
+SWEPT_RANK = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +100,8 @@ def _stage(strategy: Strategy, problem: Problem, context: Context) -> Learned:
 
 def _depth(recipe: Recipe, problem: Problem, context: Context) -> Sweep:
     """How deep LoRA needs to go, by measurement."""
-    return sweep(problem, context.below("depth"), lambda last: strategy_of(recipe, LORA, last))
+    at_one_rank = recipe.model_copy(update={"rank": recipe.rank if isinstance(recipe.rank, int) else SWEPT_RANK})
+    return sweep(problem, context.below("depth"), lambda last: strategy_of(at_one_rank, LORA, last))
 
 
 def _choose(recipe: Recipe, candidates: list[Candidate]) -> tuple[Learned, str]:

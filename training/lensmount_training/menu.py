@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from lensmount_training.chooser import BASELINE, FINETUNE
@@ -19,14 +18,16 @@ def strategy_of(recipe: Recipe, name: str, last: int | None = None, *, full: boo
     """
     if name == BASELINE:
         return FeatureExtraction(views=recipe.views)
-    own = {"views": recipe.views, "last_segments": last, "augment": _augment(recipe)}
+    own: dict[str, Any] = {"views": recipe.views, "last_segments": last, "augment": _augment(recipe)}
     if name == FINETUNE:
-        rate = recipe.backbone_rate
-        rates = _given(shallow_rate=rate, deep_rate=rate, layer_decay=recipe.layer_decay)
-        flags = {"full": full, "batch_norm": recipe.batch_norm, "as_lora": recipe.as_lora}
-        return FineTune(**own, **rates, **flags, schedule=_schedule(recipe, FineTune().schedule))
-    rank = None if recipe.rank == "auto" else recipe.rank or Lora.default_rank
-    return Lora(**own, **_given(targets=recipe.targets), rank=rank, schedule=_schedule(recipe, Lora().schedule))
+        rates = _given(
+            shallow_rate=recipe.backbone_rate, deep_rate=recipe.backbone_rate, layer_decay=recipe.layer_decay
+        )
+        own |= {**rates, "full": full, "batch_norm": recipe.batch_norm, "as_lora": recipe.as_lora}
+        return FineTune(**own, schedule=_schedule(recipe, FineTune().schedule))
+    rank = None if recipe.rank == "auto" else recipe.rank
+    own |= {**_given(targets=recipe.targets), "rank": rank}
+    return Lora(**own, schedule=_schedule(recipe, Lora().schedule))
 
 
 def _schedule(recipe: Recipe, usual: Schedule) -> Schedule:
@@ -38,6 +39,6 @@ def _augment(recipe: Recipe) -> Augment:
     return Augment(randaugment=recipe.randaugment, mixup=recipe.mixup, cutmix=recipe.cutmix)
 
 
-def _given(**values: Any) -> Mapping[str, Any]:
+def _given(**values: Any) -> dict[str, Any]:
     """Those that are not left to the strategy."""
     return {name: value for name, value in values.items() if value is not None}

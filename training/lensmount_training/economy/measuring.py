@@ -60,7 +60,7 @@ def _one(cell: Cell, material: Material, backbone: Backbone, context: Context) -
     trained = STRATEGIES[cell.strategy]().train(problem, quiet)
     test = material.dataset.take(material.test)
     logits = predict_adapter(adapter_of(problem, trained), backbone, test, quiet.progress.bar("", 1))
-    scores = score(logits, test.targets, problem.labels, problem.kind, seed=cell.seed)
+    scores = score(logits, test.targets, problem.labels, kind=problem.kind, seed=cell.seed)
     return Measured(cell, scores.accuracy, scores.macro_f1, used, len(test), round(time.perf_counter() - start, 1))
 
 
