@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
+
+from lensmount_training import workflow
 
 DIGITS = {"one": 1, "three": 3, "seven": 7}
 
@@ -21,6 +24,15 @@ def write_digits(folder: Path, per_class: int, labels: dict[str, int] | None = N
             grey = (image * 15.9).astype(np.uint8).repeat(6, 0).repeat(6, 1)
             Image.fromarray(grey).save(folder / label / f"{number:03}.png")
     return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Decoded pictures and activations of tests are kept for tests alone."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(workflow, "default_cache", lambda: folder)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from peft import PeftModel
 from safetensors.torch import load_file
 
@@ -21,16 +22,27 @@ from lensmount_adapters.backbones.backbone import fingerprint
 from lensmount_adapters.package import content_hash, read_package
 from lensmount_server.engine.plan import plan
 from lensmount_server.engine.reference import ReferenceExecutor
-from lensmount_training.data import read_folder
-from lensmount_training.evaluate import score
-from lensmount_training.progress import NoProgress, Progress
+from lensmount_training import learning
+from lensmount_training.context import Context
+from lensmount_training.data import Dataset
+from lensmount_training.data.folder import list_folder
+from lensmount_training.data.reading import read
+from lensmount_training.evaluation import score
+from lensmount_training.progress import NoProgress
+from lensmount_training.recipe import Recipe, make_recipe
+from lensmount_training.sealed import openings
 from lensmount_training.split import split_file
-from lensmount_training.strategies import FeatureExtraction, Lora, Problem, Strategy, Trained
-from lensmount_training.strategies.descent import Schedule
+from lensmount_training.strategies import Problem, Strategy
 from lensmount_training.workflow import Run, train
 
-FEATURES = FeatureExtraction(views=("identity",))
-LORA = Lora(rank=4, alpha=8, views=("identity",), schedule=Schedule(epochs=4))
+PLAIN = {"views": ("identity",), "audit": False}
+
+
+def recipe(data: Path, strategy: str = "features", **choices: Any) -> Recipe:
+    return make_recipe({"data": data, "task": "digit", "strategy": strategy, **PLAIN, **choices})
+
+
+LORA: dict[str, Any] = {"strategy": "lora", "rank": 4, "epochs": 4}
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +50,12 @@ def backbone() -> Backbone:
     return random_backbone("test_vit")
 
 
-@pytest.fixture(scope="module", params=["features", "lora"])
+@pytest.fixture(scope="module", params=["features", "lora", "finetune"])
 def run(
     request: pytest.FixtureRequest, digits: Path, backbone: Backbone, tmp_path_factory: pytest.TempPathFactory
 ) -> Run:
-    strategy: Strategy = FEATURES if request.param == "features" else LORA
-    return train(digits, "digit", strategy, backbone, tmp_path_factory.mktemp("run") / "digit")
+    choices = {"features": {}, "lora": LORA, "finetune": {"strategy": "finetune", "epochs": 4}}[request.param]
+    return train(recipe(digits, **choices), tmp_path_factory.mktemp("run") / "digit", backbone=backbone)
 
 
 def served(backbone: Backbone, run: Run) -> torch.Tensor:
@@ -75,15 +87,16 @@ def test_the_package_is_one_that_servers_take(run: Run, backbone: Backbone) -> N
 
 def test_only_what_was_trained_is_saved(run: Run, backbone: Backbone) -> None:
     package = read_package(run.out)
-    assert {tensor.dtype for tensor in load_file(run.out / "adapter_model.safetensors").values()} == {torch.float32}
+    floats = {tensor.dtype for tensor in load_file(run.out / "adapter_model.safetensors").values()}
+    assert floats == {torch.float32}
     assert sum(tensor.numel() for tensor in package.tensors.values()) == run.trained_parameters
-    assert run.trained_parameters < run.backbone_parameters / 2
+    assert run.trained_parameters < run.backbone_parameters
     assert run.backbone_parameters == sum(parameter.numel() for parameter in backbone.model.parameters())
 
 
 def test_peft_gives_the_same_logits(run: Run, backbone: Backbone) -> None:
     package = read_package(run.out)
-    if run.manifest.strategy == "features":
+    if run.manifest.strategy != "lora":
         assert not (run.out / "adapter_config.json").exists()
         return
     base: Any = copy.deepcopy(backbone.model)
@@ -100,37 +113,51 @@ def test_the_card_says_what_was_found(run: Run) -> None:
     card = (run.out / "README.md").read_text()
     assert card.startswith("# digit\n")
     assert f"| sealed test | 18 | {run.test.accuracy:.3f} |" in card
+    assert "opened once" in card
     assert "lensmount register PATH" in card
     for label in run.manifest.labels:
         assert f"| {label} |" in card
 
 
-def test_provenance_is_enough_to_do_it_again(run: Run) -> None:
+def test_provenance_is_enough_to_do_it_again(run: Run, digits: Path, backbone: Backbone, tmp_path: Path) -> None:
     provenance = run.manifest.provenance
     assert len(provenance.data_hash) == 64
     assert set(provenance.versions) == {"lensmount", "torch", "timm", "peft"}
-    assert provenance.settings["views"] == "identity"
     assert split_file(run.out, provenance.data_hash, 0).is_file()
+    again = make_recipe(yaml.safe_load(str(provenance.settings["recipe"])))
+    assert again.data == digits
+    second = train(again, tmp_path / "digit", backbone=backbone)
+    name = "adapter_model.safetensors"
+    assert (second.out / name).read_bytes() == (run.out / name).read_bytes()
+
+
+def test_the_run_folder_holds_the_record(run: Run) -> None:
+    folder = run.out.with_name("digit.run")
+    assert json.loads((folder / "state.json").read_text())["state"] == "done"
+    assert run.report == folder / "report.html"
+    assert "<script" not in run.report.read_text()
+    assert any((folder / "tensorboard").iterdir())
+    assert not (folder / "stages").exists()
 
 
 @pytest.mark.parametrize("name", ["test_efficientnet", "test_resnet"])
 def test_convolutional_backbones_with_batch_norm(name: str, digits: Path, tmp_path: Path) -> None:
     backbone = random_backbone(name)
     before = fingerprint(backbone.model)
-    run = train(
-        digits, "digit", Lora(rank=4, views=("identity",), schedule=Schedule(epochs=1)), backbone, tmp_path / "d"
-    )
+    run = train(recipe(digits, "lora", rank=4, epochs=1), tmp_path / "digit", backbone=backbone)
     assert fingerprint(backbone.model) == before  # parameters and BatchNorm statistics, to the bit
     golden = read_package(run.out).golden.logits
     assert float((served(backbone, run) - golden).abs().max()) <= 1e-4 * max(float(golden.abs().max()), 1.0)
     assert not any("running" in name for name in read_package(run.out).tensors)
 
 
-@pytest.mark.parametrize("strategy", [FEATURES, LORA])
+@pytest.mark.parametrize("choices", [{}, LORA])
 def test_the_same_seed_gives_the_same_package(
-    strategy: Strategy, digits: Path, backbone: Backbone, tmp_path: Path
+    choices: dict[str, Any], digits: Path, backbone: Backbone, tmp_path: Path
 ) -> None:
-    first, second = (train(digits, "digit", strategy, backbone, tmp_path / str(i) / "digit", 5) for i in range(2))
+    first, second = (
+        train(recipe(digits, seed=5, **choices), tmp_path / str(i) / "digit", backbone=backbone) for i in range(2)
+    )
     for name in ("adapter_model.safetensors", "golden.safetensors", "README.md"):
         assert (first.out / name).read_bytes() == (second.out / name).read_bytes(), name
     manifests = [json.loads((run.out / "task.json").read_text()) for run in (first, second)]
@@ -140,70 +167,92 @@ def test_the_same_seed_gives_the_same_package(
 
 
 def test_another_seed_gives_another_package(digits: Path, backbone: Backbone, tmp_path: Path) -> None:
-    first, second = (train(digits, "digit", FEATURES, backbone, tmp_path / str(seed), seed) for seed in (1, 2))
+    first, second = (train(recipe(digits, seed=seed), tmp_path / str(seed), backbone=backbone) for seed in (1, 2))
     name = "adapter_model.safetensors"
     assert (first.out / name).read_bytes() != (second.out / name).read_bytes()
 
 
-class Watching:
-    """Feature extraction that remembers what it was shown."""
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> list[Problem]:
+    """What strategies were shown."""
+    problems: list[Problem] = []
+    stage = learning._stage
 
-    name = "watching"
+    def watched(strategy: Strategy, problem: Problem, context: Context) -> Any:
+        problems.append(problem)
+        return stage(strategy, problem, context)
 
-    def __init__(self) -> None:
-        self.problems: list[Problem] = []
-
-    def train(self, problem: Problem, progress: Progress) -> Trained:
-        self.problems.append(problem)
-        return FEATURES.train(problem, progress)
+    monkeypatch.setattr(learning, "_stage", watched)
+    return problems
 
 
-def test_no_strategy_sees_a_picture_of_the_test_set(digits: Path, backbone: Backbone, tmp_path: Path) -> None:
-    watching = Watching()
-    run = train(digits, "digit", watching, backbone, tmp_path / "digit")
-    (problem,) = watching.problems
-    dataset = read_folder(digits, backbone.preprocessing, NoProgress())
+def data_of(digits: Path, backbone: Backbone, cache: Path) -> Dataset:
+    return read(list_folder(digits), backbone.preprocessing, cache, NoProgress())
+
+
+def test_no_strategy_sees_a_picture_of_the_test_set(
+    digits: Path, backbone: Backbone, tmp_path: Path, shown: list[Problem]
+) -> None:
+    run = train(recipe(digits), tmp_path / "digit", backbone=backbone)
+    (problem,) = shown
+    dataset = data_of(digits, backbone, tmp_path / "cache")
     split = json.loads(split_file(run.out, dataset.hash, 0).read_text())
-    shown = {row.numpy().tobytes() for part in (problem.train, problem.validation) for row in part.pixels}
-    sealed = [picture for picture in dataset.pictures if picture.file in split["test"]]
+    seen = {row.numpy().tobytes() for part in (problem.train, problem.validation) for row in part.pixels[:]}
+    sealed = dataset.take(split["test"]).pixels[:]
     assert len(sealed) == 18
-    assert not any(picture.pixels.numpy().tobytes() in shown for picture in sealed)
-    assert len(shown) == 72
+    assert not any(row.numpy().tobytes() in seen for row in sealed)
+    assert len(seen) == 72
 
 
-def test_golden_pictures_come_from_training(digits: Path, backbone: Backbone, tmp_path: Path) -> None:
-    watching = Watching()
-    run = train(digits, "digit", watching, backbone, tmp_path / "digit")
-    trained_on = {row.numpy().tobytes() for row in watching.problems[0].train.pixels}
+def test_every_opening_of_the_test_set_is_in_the_package(digits: Path, backbone: Backbone, tmp_path: Path) -> None:
+    runs = [train(recipe(digits, views=views), tmp_path / f"digit-{views[-1]}", backbone=backbone) for views in VIEWS]
+    assert [run.openings for run in runs] == [1, 2]
+    assert [run.manifest.metrics["test_openings"] for run in runs] == [1, 2]
+    (record,) = tmp_path.glob("*.opened.jsonl")
+    assert [opening["purpose"] for opening in openings(record)] == ["train digit-identity", "train digit-hflip"]
+    assert "this was opening 2" in (runs[1].out / "README.md").read_text()
+
+
+VIEWS = (("identity",), ("identity", "hflip"))
+
+
+def test_golden_pictures_come_from_training(
+    digits: Path, backbone: Backbone, tmp_path: Path, shown: list[Problem]
+) -> None:
+    run = train(recipe(digits), tmp_path / "digit", backbone=backbone)
+    trained_on = {row.numpy().tobytes() for row in shown[0].train.pixels[:]}
     for pixels in read_package(run.out).golden.pictures:
         assert backbone.preprocessing.prepare(pixels).numpy().tobytes() in trained_on
 
 
+def left(folder: Path) -> list[str]:
+    """What an error leaves: the split, and the run's record; never the package."""
+    return sorted(path.name.split("-")[0] for path in folder.iterdir())
+
+
 def test_a_loss_that_is_no_number_leaves_nothing(digits: Path, backbone: Backbone, tmp_path: Path) -> None:
-    wild = Lora(views=("identity",), schedule=Schedule(epochs=3, learning_rate=1e30))
     with pytest.raises(InvalidInputError, match="no longer a finite number") as caught:
-        train(digits, "digit", wild, backbone, tmp_path / "digit")
+        train(recipe(digits, "lora", rank=4, epochs=3, learning_rate=1e30), tmp_path / "digit", backbone=backbone)
     assert caught.value.field == "learning_rate"
     assert "--learning-rate 1e+29" in caught.value.fix
-    assert [path.suffix for path in tmp_path.iterdir()] == [".json"]  # the split alone
+    assert left(tmp_path) == ["digit.run", "split"]
 
 
 @pytest.mark.parametrize(
-    ("strategy", "field"),
+    ("choices", "field"),
     [
-        (Lora(last_segments=99), "last_segments"),
-        (Lora(last_segments=0), "last_segments"),
-        (Lora(rank=0), "rank"),
-        (Lora(rank=10_000), "rank"),
-        (Lora(views=("identity", "zoom")), "views"),
-        (FeatureExtraction(views=("zoom",)), "views"),
+        ({"strategy": "lora", "last": 99}, "last_segments"),
+        ({"strategy": "lora", "rank": 10_000}, "rank"),
+        ({"strategy": "lora", "views": ("identity", "zoom")}, "views"),
+        ({"views": ("zoom",)}, "views"),
+        ({"require_recall": {"eight": 0.9}}, "require_recall"),
     ],
 )
 def test_settings_that_can_not_work(
-    strategy: Strategy, field: str, digits: Path, backbone: Backbone, tmp_path: Path
+    choices: dict[str, Any], field: str, digits: Path, backbone: Backbone, tmp_path: Path
 ) -> None:
     with pytest.raises(InvalidInputError) as caught:
-        train(digits, "digit", strategy, backbone, tmp_path / "digit")
+        train(recipe(digits, **choices), tmp_path / "digit", backbone=backbone)
     assert caught.value.field == field
     assert caught.value.fix
     assert not (tmp_path / "digit").exists()
@@ -212,40 +261,52 @@ def test_settings_that_can_not_work(
 def test_a_place_that_is_taken_is_refused_before_anything_is_read(backbone: Backbone, tmp_path: Path) -> None:
     (tmp_path / "digit").mkdir()
     with pytest.raises(InvalidInputError, match="the folder exists"):
-        train(tmp_path / "no such data", "digit", FEATURES, backbone, tmp_path / "digit")
+        train(recipe(tmp_path / "no such data"), tmp_path / "digit", backbone=backbone)
 
 
-def test_a_disk_that_fills_leaves_nothing(
+def test_a_disk_that_fills_leaves_nothing_and_the_same_command_goes_on(
     digits: Path, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lensmount_adapters.package.write_golden", full)
-    with pytest.raises(InvalidInputError, match="No space left") as caught:
-        train(digits, "digit", FEATURES, backbone, tmp_path / "digit")
+    with monkeypatch.context() as patched:
+        patched.setattr("lensmount_adapters.package.write_golden", full)
+        with pytest.raises(InvalidInputError, match="No space left") as caught:
+            train(recipe(digits), tmp_path / "digit", backbone=backbone)
     assert caught.value.field == "out"
-    assert [path.suffix for path in tmp_path.iterdir()] == [".json"]
+    assert left(tmp_path) == ["digit.run", "split", "split"]
+    run = train(recipe(digits), tmp_path / "digit", backbone=backbone)
+    assert run.openings == 1  # the same adapter, looked at again
 
 
-def test_rare_classes_count_as_much_as_common_ones(digits: Path, backbone: Backbone, tmp_path: Path) -> None:
+def test_a_requirement_that_does_not_hold_is_told_and_stands_in_the_package(
+    digits: Path, backbone: Backbone, tmp_path: Path
+) -> None:
+    run = train(recipe(digits, require_recall={"three": 1.0}), tmp_path / "digit", backbone=backbone)
+    assert run.manifest.requirements == {"recall.three": 1.0}
+    holds = run.manifest.metrics["recall.three"] >= 1
+    assert holds != any("a server will refuse it" in note for note in run.notes)
+
+
+def test_rare_classes_count_as_much_as_common_ones(
+    digits: Path, backbone: Backbone, tmp_path: Path, shown: list[Problem]
+) -> None:
     uneven = shutil.copytree(digits, tmp_path / "uneven")
     for path in sorted((uneven / "three").iterdir())[8:]:
         path.unlink()
-    watching = Watching()
-    train(uneven, "digit", watching, backbone, tmp_path / "digit")
-    problem = watching.problems[0]
+    train(recipe(uneven), tmp_path / "digit", backbone=backbone)
+    problem = shown[0]
     weights, counts = problem.class_weights, torch.bincount(problem.train.targets)
     assert (weights * counts).tolist() == pytest.approx([len(problem.train) / 3] * 3)
 
 
-def test_figures_are_those_of_the_served_logits(run: Run, backbone: Backbone, digits: Path) -> None:
+def test_figures_are_those_of_the_served_logits(run: Run, backbone: Backbone, digits: Path, tmp_path: Path) -> None:
     """The sealed figures again, through the server's executor and the package alone."""
-    dataset = read_folder(digits, backbone.preprocessing, NoProgress())
+    dataset = data_of(digits, backbone, tmp_path)
     split = json.loads(split_file(run.out, dataset.hash, 0).read_text())
-    sealed = [picture for picture in dataset.pictures if picture.file in split["test"]]
+    sealed = dataset.take(split["test"])
     adapter = fit(read_package(run.out), backbone)
     (work,) = plan((place, adapter) for place in range(len(sealed)))
-    (logits,) = ReferenceExecutor(backbone).run(work, torch.stack([picture.pixels for picture in sealed]))
-    again = score(logits, torch.tensor([picture.label for picture in sealed]), dataset.labels)
-    assert again.confusion == run.test.confusion
+    (logits,) = ReferenceExecutor(backbone).run(work, sealed.pixels[:])
+    assert score(logits, sealed.targets, dataset.labels).confusion == run.test.confusion
