@@ -14,17 +14,17 @@ from lensmount_training.chooser import FAR, FEW, MANY, gain, propose
 
 
 @pytest.mark.parametrize(
-    ("smallest", "distance", "names", "full"),
+    ("smallest", "domain", "names", "full"),
     [
-        (50, 0.1, (), False),
+        (50, "near", (), False),
         (50, None, (), False),
         (50, FAR, ("finetune", "lora"), False),
-        (FEW, 0.1, ("finetune", "lora"), False),
-        (MANY, 0.1, ("finetune", "lora"), True),
+        (FEW, "near", ("finetune", "lora"), False),
+        (MANY, "near", ("finetune", "lora"), True),
     ],
 )
-def test_the_rule_of_thumb(smallest: int, distance: float | None, names: tuple[str, ...], full: bool) -> None:
-    proposal = propose(smallest, distance)
+def test_the_rule_of_thumb(smallest: int, domain: str | None, names: tuple[str, ...], full: bool) -> None:
+    proposal = propose(smallest, domain)
     assert (proposal.names, proposal.full) == (names, full)
     assert str(smallest) in proposal.reason
 

@@ -17,8 +17,7 @@ from lensmount_training.data.listing import Kind
 
 # Pictures of the smallest class.
 FEW, MANY = 200, 1000
-# From here on the backbone has seen little that looks like it.
-FAR = 0.5
+FAR = "far"
 RESAMPLES = 4000
 # One-sided: at most one in twenty of what is kept is no better.
 CONFIDENCE = 0.95
@@ -52,10 +51,10 @@ class Gain:
         return f"{100 * self.difference:+.1f} points ({100 * self.low:+.1f} to {100 * self.high:+.1f})"
 
 
-def propose(smallest: int, distance: float | None) -> Proposal:
-    """What to try for a smallest class of so many training pictures and a domain distance in 0..1, if it is known."""
-    far = distance is not None and distance >= FAR
-    look = "" if distance is None else f" that look {'unlike' if far else 'like'} what the backbone has seen"
+def propose(smallest: int, domain: str | None) -> Proposal:
+    """What to try for a smallest class of so many training pictures, "near", "medium" or "far" from the backbone's."""
+    far = domain == FAR
+    look = f", {domain} in domain distance" if domain else ""
     data = f"{smallest} pictures in the smallest class{look}"
     if smallest >= MANY:
         return Proposal((FINETUNE, LORA), full=True, reason=f"{data}: enough to fine-tune every segment")

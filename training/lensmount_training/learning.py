@@ -40,14 +40,14 @@ class Choice:
     depth: Sweep | None = None
 
 
-def learn(recipe: Recipe, problem: Problem, distance: float | None, context: Context) -> Choice:
+def learn(recipe: Recipe, problem: Problem, domain: str | None, context: Context) -> Choice:
     """Train the baseline and the candidates, and take the best that is worth it.
 
     A strategy that was asked for by name is taken whatever it brings; with "auto" it must beat the baseline by more
     than the noise.
     """
     baseline = _stage(strategy_of(recipe, BASELINE), problem, context)
-    names, full, reason = _asked(recipe, problem, distance)
+    names, full, reason = _asked(recipe, problem, domain)
     context.progress.say(reason)
     candidates = [Candidate(baseline)]
     depth: Sweep | None = None
@@ -67,10 +67,10 @@ def learn(recipe: Recipe, problem: Problem, distance: float | None, context: Con
     return Choice(tuple(candidates), chosen, f"{reason}. {verdict}", depth)
 
 
-def _asked(recipe: Recipe, problem: Problem, distance: float | None) -> tuple[tuple[str, ...], bool, str]:
+def _asked(recipe: Recipe, problem: Problem, domain: str | None) -> tuple[tuple[str, ...], bool, str]:
     """What to train beyond the baseline: names, whether all segments at once, and why."""
     if recipe.strategy == AUTO:
-        proposal = propose(_smallest(problem), distance)
+        proposal = propose(_smallest(problem), domain)
         return proposal.names, proposal.full, proposal.reason
     names = () if recipe.strategy == BASELINE else (recipe.strategy,)
     return names, recipe.full, f"{recipe.strategy} was asked for"

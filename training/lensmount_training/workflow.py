@@ -86,7 +86,7 @@ def train(
         audited = examine(recipe, dataset, backbone, context, folder)
         split = split_once(dataset, recipe.seed, target, together(recipe, dataset, context))
         problem = problem_of(recipe, dataset, split, backbone)
-        choice = learn(recipe, problem, audited.distance if audited else None, context)
+        choice = learn(recipe, problem, audited.distance.word if audited else None, context)
         sealed = Sealed(dataset, split, split_file(target, dataset.hash, recipe.seed))
         finished = Finishing(recipe, choice, problem, dataset, split, sealed, folder, progress).finish()
         forget(folder.stages)
