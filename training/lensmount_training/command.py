@@ -133,9 +133,14 @@ def train(
     audit and the logs to runs/TASK.run; a run that was killed goes on with the same command.
     """  # noqa: D301 - click wants the control character
     asked = _recipe(recipe, chosen)
+    from lensmount_training.processes import current  # noqa: PLC0415
     from lensmount_training.report import as_object, print_report  # noqa: PLC0415 - torch takes seconds
     from lensmount_training.workflow import train as run_recipe  # noqa: PLC0415
+    from lensmount_training.workflow import train_beside  # noqa: PLC0415
 
+    if current().rank:
+        train_beside(asked, cache=cache)
+        return
     with BarProgress(Console(stderr=True)) as progress:
         if dry_run:
             from lensmount_training.plan import plan_of, show  # noqa: PLC0415

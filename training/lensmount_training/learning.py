@@ -95,7 +95,7 @@ def _stage(strategy: Strategy, problem: Problem, context: Context) -> Learned:
         logits = predict_adapter(adapter_of(problem, trained), problem.backbone, problem.validation, bar)
         return Learned(strategy.name, trained, logits, time.perf_counter() - start)
 
-    return once(own.checkpoints, make) if own.checkpoints else make()
+    return once(own.checkpoints, make)
 
 
 def _depth(recipe: Recipe, problem: Problem, context: Context) -> Sweep:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lensmount.errors import InvalidInputError
 from lensmount_adapters.manifest import Edit
+from lensmount_training.processes import current
 from lensmount_training.strategies.strategy import Trained
 
 FILE = "learned.pt"
@@ -27,12 +28,28 @@ class Learned:
     seconds: float
 
 
-def once(folder: Path, make: Callable[[], Learned]) -> Learned:
-    """What lies in the folder of a stage, else what `make` gives, which is kept there. Raises InvalidInputError."""
-    path = folder / FILE
-    if path.is_file():
-        return _load(path)
+def once(folder: Path | None, make: Callable[[], Learned]) -> Learned:
+    """What lies in the folder of a stage, else what `make` gives, which is kept there; without a folder nothing is.
+
+    Of several processes the first has the folder, and all go by what it finds. Raises InvalidInputError.
+    """
+    path = folder / FILE if folder else None
+    known = current().same(_load(path) if path and path.is_file() else None)
+    if known:
+        return known
     learned = make()
+    if folder:
+        _keep(learned, folder)
+    return learned
+
+
+def forget(folder: Path) -> None:
+    """Delete what stages kept: the package is written."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _keep(learned: Learned, folder: Path) -> None:
+    path = folder / FILE
     try:
         folder.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
@@ -42,12 +59,6 @@ def once(folder: Path, make: Callable[[], Learned]) -> Learned:
         message = f"the stage {learned.name} can not be kept: {error.strerror}"
         fix = "free some space, and give the same command again: it goes on from here"
         raise InvalidInputError(message, field="out", value=folder, fix=fix) from error
-    return learned
-
-
-def forget(folder: Path) -> None:
-    """Delete what stages kept: the package is written."""
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _plain(learned: Learned) -> dict[str, object]:

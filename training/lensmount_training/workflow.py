@@ -14,6 +14,7 @@ from pathlib import Path
 from lensmount_adapters.backbones import Backbone, load_backbone
 from lensmount_adapters.backbones.default import AUTO, default_backbone
 from lensmount_adapters.manifest import Manifest
+from lensmount_training import processes
 from lensmount_training.audit import Audit, audit, near_duplicate_sets, write_audit
 from lensmount_training.context import Context, default_cache
 from lensmount_training.data.dataset import Dataset
@@ -86,7 +87,8 @@ def train(
         audited = examine(recipe, dataset, backbone, context, folder)
         split = split_once(dataset, recipe.seed, target, together(recipe, dataset, context))
         problem = problem_of(recipe, dataset, split, backbone)
-        choice = learn(recipe, problem, audited.distance.word if audited else None, context)
+        domain = audited.distance.word if audited else None
+        choice = learn(recipe, problem, processes.current().same((split, domain))[1], context)
         sealed = Sealed(dataset, split, split_file(target, dataset.hash, recipe.seed))
         finished = Finishing(recipe, choice, problem, dataset, split, sealed, folder, progress).finish()
         forget(folder.stages)
@@ -107,6 +109,19 @@ def train(
         backbone_parameters=sum(parameter.numel() for parameter in backbone.model.parameters()),
         seconds=time.perf_counter() - started,
     )
+
+
+def train_beside(recipe: Recipe, *, cache: Path | None = None, backbone: Backbone | None = None) -> None:
+    """What every process but the first does: read the same data, and take a share of every batch.
+
+    Audit, split, calibration, the sealed set and all files are the first one's. See `processes`.
+    """
+    backbone = backbone or open_backbone(recipe, NoProgress())
+    context = Context(cache=cache or default_cache())
+    dataset = read_data(recipe, backbone, context)
+    split, domain = processes.current().same((None, None))
+    if split is not None:
+        learn(recipe, problem_of(recipe, dataset, split, backbone), domain, context)
 
 
 def open_backbone(recipe: Recipe, progress: Progress) -> Backbone:
