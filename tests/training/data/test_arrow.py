@@ -48,9 +48,7 @@ def saved(folder: Path, columns: dict[str, Any], features: dict[str, Any]) -> Li
 
 
 def test_one_label_a_row(tmp_path: Path) -> None:
-    listing = saved(
-        tmp_path, {"image": pictures(4), "label": [0, 1, -1, None]}, {"image": Image(), "label": CLASSES}
-    )
+    listing = saved(tmp_path, {"image": pictures(4), "label": [0, 1, -1, None]}, {"image": Image(), "label": CLASSES})
     assert is_arrow(tmp_path / "set")
     assert (listing.form, listing.kind, listing.labels) == ("arrow", "single_label", ("hole", "ok"))
     assert [(entry.file, entry.labels) for entry in listing.entries] == [("0", ("hole",)), ("1", ("ok",))]
@@ -89,7 +87,9 @@ def test_several_labels_a_row(tmp_path: Path, inner: Any) -> None:
         (Value("bool"), [True, False, None], ("False", "True")),
     ],
 )
-def test_labels_that_are_words_or_numbers(tmp_path: Path, feature: Any, cells: list[Any], labels: tuple[str, ...]) -> None:
+def test_labels_that_are_words_or_numbers(
+    tmp_path: Path, feature: Any, cells: list[Any], labels: tuple[str, ...]
+) -> None:
     listing = saved(tmp_path, {"image": pictures(3), "label": cells}, {"image": Image(), "label": feature})
     assert listing.labels == labels
     assert len(listing.entries) == 2
@@ -173,9 +173,7 @@ def test_embedded_files_keep_their_names_where_each_has_its_own(tmp_path: Path) 
 def test_pictures_that_can_not_be_used_are_left_to_reading(tmp_path: Path) -> None:
     cells: list[Any] = [{"bytes": encoded(place)} for place in range(12)]
     cells[3], cells[4] = {"bytes": b"no picture"}, None
-    listing = saved(
-        tmp_path, {"image": cells, "label": [0, 1] * 6}, {"image": Image(decode=False), "label": CLASSES}
-    )
+    listing = saved(tmp_path, {"image": cells, "label": [0, 1] * 6}, {"image": Image(decode=False), "label": CLASSES})
     preprocessing = random_backbone("test_vit").preprocessing
     dataset = reading.read(listing, preprocessing, tmp_path / "cache", NoProgress())
     reasons = {skip.file.partition("-")[0]: skip.reason.partition(":")[0] for skip in dataset.skipped}
@@ -239,5 +237,7 @@ def test_the_library_is_imported_only_when_it_is_needed() -> None:
     import subprocess  # noqa: PLC0415
     import sys  # noqa: PLC0415
 
-    code = "import sys, lensmount_training.data.formats; sys.exit('datasets' in sys.modules or 'pyarrow' in sys.modules)"
+    code = (
+        "import sys, lensmount_training.data.formats; sys.exit('datasets' in sys.modules or 'pyarrow' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -29,7 +29,8 @@ def test_one_label_a_picture(tmp_path: Path) -> None:
         ("images/1.png", ("ok",)), ("images/0.png", ("hole",)),
     ]  # fmt: skip
     assert listing.entries[0].read().decode().shape == (24, 32, 3)
-    assert listing.skipped == listing.notes == ()
+    assert listing.skipped == ()
+    assert listing.notes == ()
 
 
 @pytest.mark.parametrize("file", ["file", "path", "image", "filename", "file_name", "Image", "FILE"])
@@ -172,7 +173,10 @@ def test_a_class_without_a_picture_is_not_forgotten(tmp_path: Path) -> None:
         ("file,note\nimages/0.png,fine\n", "no column for the labels"),
         ("file,defect\nimages/0.png,1\nimages/1.png,0\n", "one column of zeros and ones only"),
         ("file,label\n", "it names no pictures"),
-        ("file,label\ngone.png,ok\nlost.png,hole\n", "none of the 2 it names can be used; the first, gone.png: no such"),
+        (
+            "file,label\ngone.png,ok\nlost.png,hole\n",
+            "none of the 2 it names can be used; the first, gone.png: no such",
+        ),
         ("file,label\nimages/0.png,ok\nimages/1.png,ok\n", "one class only"),
         ("file,labels\nimages/0.png,;\nimages/1.png,|\n", "no picture has a label"),
         ("file,label,label\nimages/0.png,ok,ok\n", "two columns have one name"),
