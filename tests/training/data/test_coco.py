@@ -17,7 +17,7 @@ from PIL import Image
 from factories import random_backbone
 from lensmount.errors import InvalidInputError
 from lensmount_adapters.pictures import Pixels
-from lensmount_training.data import Listing, Skipped, crops, reading
+from lensmount_training.data import Listing, Skipped, crops, files, reading
 from lensmount_training.data.coco import is_coco, list_coco
 from lensmount_training.data.crops import Box, Part, list_parts
 from lensmount_training.progress import NoProgress
@@ -195,7 +195,7 @@ def test_a_picture_is_read_once_for_all_its_boxes(tmp_path: Path, monkeypatch: p
     listing = coco(tmp_path, document(boxes))
     decoded: list[Path] = []
     lock = threading.Lock()
-    decode = crops.decode_file
+    decode = files.decode_file
 
     def counting(path: Path, digest: str) -> Pixels:
         with lock:

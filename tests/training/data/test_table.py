@@ -29,7 +29,8 @@ def test_one_label_a_picture(tmp_path: Path) -> None:
         ("images/1.png", ("ok",)), ("images/0.png", ("hole",)),
     ]  # fmt: skip
     assert listing.entries[0].read().decode().shape == (24, 32, 3)
-    assert listing.skipped == listing.notes == ()
+    assert listing.skipped == ()
+    assert listing.notes == ()
 
 
 @pytest.mark.parametrize("file", ["file", "path", "image", "filename", "file_name", "Image", "FILE"])

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import isfinite
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from lensmount.errors import InvalidInputError
 from lensmount_training.data.arrow import list_arrow
@@ -61,7 +61,7 @@ class ListingOptions:
         if self.group_by == "none":
             return lambda _: ""
         if self.group_by == "folder":
-            return lambda entry: PurePosixPath(entry.file).parent.as_posix().removeprefix(".")
+            return lambda entry: entry.file.rpartition("/")[0]
         try:
             pattern = re.compile(self.group_by)
         except re.error as error:
