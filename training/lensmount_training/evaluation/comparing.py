@@ -8,7 +8,6 @@ so what makes a picture hard for both cancels out.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import comb
 
 import numpy as np
 
@@ -85,7 +84,11 @@ def mcnemar(only_first: int, only_second: int) -> float:
     """Two-sided exact p: how often so uneven a count comes from tossing a coin for each picture."""
     count, fewer = only_first + only_second, min(only_first, only_second)
     # Whole numbers until the last step: exact for any count.
-    return min(1.0, 2 * sum(comb(count, k) for k in range(fewer + 1)) / (1 << count))
+    ways = total = 1
+    for k in range(fewer):
+        ways = ways * (count - k) // (k + 1)
+        total += ways
+    return min(1.0, 2 * total / (1 << count))
 
 
 def _f1(drawn: Ints, called: Bools | Ints, true: Bools | Ints) -> Floats:

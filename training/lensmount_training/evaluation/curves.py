@@ -13,6 +13,7 @@ from lensmount_training.evaluation.intervals import Floats
 from lensmount_training.evaluation.scores import Bools
 
 BINS = 15
+DRAWS = 2_000
 
 Points = tuple[tuple[float, float], ...]
 
@@ -49,9 +50,14 @@ class Reliability:
     al., ICML 2017; equal mass: Nixon et al., arXiv 1904.01685). Single-label: of the most probable label; multi-label:
     of every probability of every label. `brier` (Brier 1950): the squared difference between probabilities and truth,
     summed over the labels for single-label (0 to 2), their mean for multi-label (0 to 1).
+
+    Bins of few pictures are off by luck too: an adapter whose probabilities are perfectly right stays below
+    `ece_by_chance` in 19 of 20 data sets of this size (consistency resampling: Bröcker and Smith, Weather and
+    Forecasting 2007).
     """
 
     ece: float
+    ece_by_chance: float
     brier: float
     bins: tuple[Bin, ...]
 
@@ -78,7 +84,7 @@ def reliability(probabilities: Floats, true: Bools, kind: Kind) -> Reliability:
         brier = float(np.sort(squares.sum(1)).mean())
     bins = _bins(confidence, right)
     apart = sum(own.pictures * abs(own.confidence - own.accuracy) for own in bins)
-    return Reliability(apart / sum(own.pictures for own in bins), brier, bins)
+    return Reliability(apart / len(right), _by_chance(np.sort(confidence)), brier, bins)
 
 
 def _curve(scores: Floats, true: Bools, label: str) -> Curve:
@@ -95,6 +101,17 @@ def _curve(scores: Floats, true: Bools, label: str) -> Curve:
 
 def _points(x: Floats, y: Floats) -> Points:
     return tuple(zip(x.tolist(), y.tolist(), strict=True))
+
+
+def _by_chance(confidence: Floats) -> float:
+    """What ECE stays below in 95 % of draws when every answer is right with its own probability.
+
+    How many of a bin are right is close to normal; its mean is what was said, and only its spread matters.
+    """
+    parts = np.array_split(confidence, min(BINS, len(confidence)))
+    spread = np.array([np.sqrt((own * (1 - own)).sum()) for own in parts])
+    drawn = np.abs(np.random.default_rng(0).standard_normal((DRAWS, len(parts)))) @ spread / len(confidence)
+    return float(np.quantile(drawn, 0.95))
 
 
 def _bins(confidence: Floats, right: Bools) -> tuple[Bin, ...]:

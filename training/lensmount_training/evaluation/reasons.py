@@ -1,16 +1,16 @@
 """Where the adapted model looked: a heat map over a picture for one label.
 
-Grad-CAM (Selvaraju et al., ICCV 2017): activations weighed by the mean gradient of the label's logit, and only what
-speaks for the label. A convolutional backbone is looked at behind its last segment with more than one place. A
-transformer answers from one token, so gradients behind its last block tell nothing of the others: it is looked at in
-front of the last segments, where that token still reads all of them, each token's gradient times its activation.
-The model runs with the adapter's edits, through the segments that serve.
+Convolutional backbones: Grad-CAM (Selvaraju et al., ICCV 2017), behind the last segment with more than one place:
+activations weighed by the mean gradient of the label's logit, and only what speaks for the label. Transformers answer
+from one token, and every block carries something of the others to it, so no single place tells it all: each token's
+gradient times its activation (Shrikumar et al., arXiv 1605.01713) is summed over what enters every block, all blocks
+alike. On planted patches that found them better than the last block alone. The model runs with the adapter's edits,
+through the segments that serve.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import cv2
@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lensmount_adapters.adapter import Adapter
-from lensmount_adapters.answering import logits_of, run_segment, run_segments
+from lensmount_adapters.answering import logits_of, run_segment
 from lensmount_adapters.backbones import Backbone
 from lensmount_adapters.pictures import Pixels
 from lensmount_training.evaluation.intervals import Floats
@@ -34,30 +34,21 @@ OPACITY = 0.55
 QUALITY = 85
 
 
-@dataclass(frozen=True, eq=False)
-class _Place:
-    """Where to look: what enters segment `segment`, (1, …)."""
-
-    segment: int
-    activations: Tensor
-
-
 def heat_map(adapter: Adapter, backbone: Backbone, row: Tensor, label: int) -> Floats:
     """What speaks for a label, 0 to 1, float64 (height, width) of a prepared picture uint8 (3, height, width).
 
     All zeros where nothing does, or where the backbone keeps no places.
     """
     size = row.shape[1:]
-    with torch.no_grad():
-        x = adapter.manifest.preprocessing.normalize(row[None].to(backbone.device))
-        place = _look(adapter, backbone, x)
-    if place is None:
-        return np.zeros(size)
     with torch.enable_grad():
-        activations = place.activations.clone().requires_grad_()
-        logits = logits_of(adapter, backbone, run_segments(adapter, backbone, activations, place.segment))
-        (gradient,) = torch.autograd.grad(logits[0, label], activations)
-    heat = _weighed(activations.detach(), gradient, backbone)
+        x = adapter.manifest.preprocessing.normalize(row[None].to(backbone.device)).requires_grad_()
+        entering = list(_entering(adapter, backbone, x))
+        logits = logits_of(adapter, backbone, entering[-1])
+        places = _places(backbone, entering)
+        gradients = torch.autograd.grad(logits[0, label], places) if places else ()
+    if not places:
+        return np.zeros(size)
+    heat = _heat(backbone, [own.detach() for own in places], gradients)
     grown = F.interpolate(heat[None, None].double(), tuple(size), mode="bilinear", align_corners=False)[0, 0]
     highest = float(grown.quantile(HOTTEST)) or float(grown.max())
     shown: Floats = (grown / highest).clamp(max=1).cpu().numpy() if highest > 0 else np.zeros(size)
@@ -88,30 +79,27 @@ def _encoded(picture: Pixels) -> bytes:
     return data.tobytes()
 
 
-def _look(adapter: Adapter, backbone: Backbone, x: Tensor) -> _Place | None:
-    """The last place in the model where gradients still tell the picture's parts from each other."""
-    best = None
-    last_block = max((i for i, own in enumerate(backbone.segments) if own.editable_modules()), default=0)
-    for index, entering in _entering(adapter, backbone, x):
-        tokens = entering.ndim == 3 and index <= last_block
-        places = entering.ndim == 4 and index > 0 and _sides(entering, backbone) > 1
-        if tokens or places:
-            best = _Place(index, entering)
-    return best
-
-
-def _entering(adapter: Adapter, backbone: Backbone, x: Tensor) -> Iterator[tuple[int, Tensor]]:
+def _entering(adapter: Adapter, backbone: Backbone, x: Tensor) -> Iterator[Tensor]:
     """What enters every segment, and at last the head."""
     for index, segment in enumerate(backbone.segments):
-        yield index, x
+        yield x
         x = run_segment(adapter, segment, index, x)
-    yield len(backbone.segments), x
+    yield x
 
 
-def _weighed(activations: Tensor, gradient: Tensor, backbone: Backbone) -> Tensor:
-    """Heat (rows, columns) at least 0 of activations (1, …)."""
-    if activations.ndim == 3:
-        return _on_grid((activations * gradient).sum(-1)[0], backbone).relu()
+def _places(backbone: Backbone, entering: Sequence[Tensor]) -> list[Tensor]:
+    """Activations (1, …) at which the picture's parts can be told apart: of all blocks, or the last that has places."""
+    last_block = max((i for i, own in enumerate(backbone.segments) if own.editable_modules()), default=0)
+    tokens = [x for x in entering[: last_block + 1] if x.ndim == 3]
+    return tokens or [x for x in entering[1:] if x.ndim == 4 and _sides(x, backbone) > 1][-1:]
+
+
+def _heat(backbone: Backbone, places: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:
+    """What speaks for the label, at least 0: (rows, columns)."""
+    if places[0].ndim == 3:
+        signed = [(x * g).sum(-1)[0] for x, g in zip(places, gradients, strict=True)]
+        return _on_grid(torch.stack([own / own.abs().max().clamp_min(1e-12) for own in signed]).sum(0), backbone).relu()
+    activations, gradient = places[0], gradients[0]
     if _channels_last(backbone):
         activations, gradient = (own.permute(0, 3, 1, 2) for own in (activations, gradient))
     weights = gradient.mean((2, 3), keepdim=True)
@@ -119,7 +107,7 @@ def _weighed(activations: Tensor, gradient: Tensor, backbone: Backbone) -> Tenso
 
 
 def _on_grid(tokens: Tensor, backbone: Backbone) -> Tensor:
-    """The patches' own tokens, without those in front of them, (rows, columns)."""
+    """The patches' own of a number for each token, (rows, columns)."""
     model: Any = backbone.model
     patches = tokens[model.num_prefix_tokens :]
     rows, columns = model.patch_embed.grid_size

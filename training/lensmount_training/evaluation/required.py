@@ -51,7 +51,7 @@ def check_required(recalls: Mapping[str, float], labels: Sequence[str]) -> None:
 
 def enough(recall: float) -> int | None:
     """The least number of pictures with which a recall can be promised, if all are found; None for 1."""
-    return None if recall >= 1 else ceil(log(DOUBT) / log(recall))
+    return None if recall >= 1 else ceil(log(DOUBT) / log(recall) - 1e-9)
 
 
 def needed(pictures: int, recall: float) -> tuple[int, bool]:
@@ -61,7 +61,7 @@ def needed(pictures: int, recall: float) -> tuple[int, bool]:
         return share_of(pictures, recall), False
     # P(X >= k) for X ~ Binomial(pictures, recall), summed from its small end.
     tail = np.cumsum([exp(_log_probability(k, pictures, recall)) for k in range(pictures, -1, -1)])[::-1]
-    return int(np.argmax(tail <= DOUBT)), True
+    return int(np.argmax(tail <= DOUBT * (1 + 1e-9))), True
 
 
 def share_of(pictures: int, recall: float) -> int:

@@ -72,8 +72,9 @@ def judge(request: Request, context: Context, parts: Parts | None = None) -> Jud
     backbone = load_backbone(manifest.backbone.name, request.weights)
     adapter = fit(package, backbone)
     other = _other(request.against, manifest, backbone)
-    dataset = read(_listed(request.data), manifest.preprocessing, context.cache, context.progress)
-    check_labels(dataset, manifest)
+    listing = _listed(request.data)
+    check_labels(listing, manifest)
+    dataset = read(listing, manifest.preprocessing, context.cache, context.progress)
     chosen = choose(request.part, dataset, request.package, request.split, parts)
     pictures = _pictures(dataset, chosen.files, manifest)
     logits = _logits(adapter, backbone, pictures.part, request.package.name, context)
@@ -97,19 +98,19 @@ def judge(request: Request, context: Context, parts: Parts | None = None) -> Jud
     return Judged(report, manifest, package.content_hash)
 
 
-def check_labels(dataset: Dataset, manifest: Manifest) -> None:
+def check_labels(listing: Listing, manifest: Manifest) -> None:
     """Raise InvalidInputError for labels that the package does not know, or several a picture where it takes one."""
-    unknown = [label for label in dataset.labels if label not in manifest.labels]
+    unknown = [label for label in listing.labels if label not in manifest.labels]
     if unknown:
         shown = ", ".join(unknown[:8]) + (", …" if len(unknown) > 8 else "")
         fix = f"rename them to labels of the package ({', '.join(manifest.labels[:8])}), or leave them out"
         raise InvalidInputError("labels that the package does not know", field="data", value=shown, fix=fix)
-    if dataset.kind == "multi_label" and manifest.kind == "single_label":
+    if listing.kind == "multi_label" and manifest.kind == "single_label":
         message, fix = (
             "the data has any number of labels a picture, the package tells one",
             "give data of one label each",
         )
-        raise InvalidInputError(message, field="data", value=dataset.folder, fix=fix)
+        raise InvalidInputError(message, field="data", value=listing.folder, fix=fix)
 
 
 def _listed(folder: Path) -> Listing:

@@ -26,12 +26,7 @@ class Verdict:
 def verdict(evaluation: Evaluation, comparison: Comparison | None = None) -> Verdict:
     """Words for an evaluation, and a comparison with another adapter where there is one."""
     missed = [own for own in evaluation.requirements if not own.holds]
-    if missed:
-        headline, tone = f"{_count(len(missed), 'requirement')} not reached", "bad"
-    elif evaluation.requirements:
-        headline, tone = "Every requirement is reached", "good"
-    else:
-        headline, tone = "Nothing was required of it", "fair"
+    headline, tone = _headline(len(missed), len(evaluation.requirements))
     sentences = [_accuracy(evaluation)]
     sentences += [
         f"{own.metric} must be at least {own.least:g}"
@@ -40,7 +35,13 @@ def verdict(evaluation: Evaluation, comparison: Comparison | None = None) -> Ver
     ]
     sentences += [*_weakest(evaluation), *_confused(evaluation), *_sure(evaluation), *_slices(evaluation)]
     sentences += [comparison.words] if comparison else []
-    return Verdict(headline, tone, tuple(sentences))  # type: ignore[arg-type]
+    return Verdict(headline, tone, tuple(sentences))
+
+
+def _headline(missed: int, required: int) -> tuple[str, Tone]:
+    if missed:
+        return f"{_count(missed, 'requirement')} not reached", "bad"
+    return ("Every requirement is reached", "good") if required else ("Nothing was required of it", "fair")
 
 
 def _accuracy(evaluation: Evaluation) -> str:
@@ -81,6 +82,9 @@ def _confused(evaluation: Evaluation) -> list[str]:
 
 def _sure(evaluation: Evaluation) -> list[str]:
     own = evaluation.reliability
+    if own.ece <= own.ece_by_chance:
+        chance = f"up to {own.ece_by_chance:.1%} may be chance"
+        return [f"Nothing shows that its probabilities are wrong: they are {own.ece:.1%} off on average, and {chance}."]
     if own.ece <= MISLEADING:
         return [f"Its probabilities can be read as they are: on average they are {own.ece:.1%} off."]
     said = sum(each.confidence * each.pictures for each in own.bins) / sum(each.pictures for each in own.bins)
