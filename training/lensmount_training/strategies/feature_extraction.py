@@ -35,8 +35,8 @@ class FeatureExtraction:
 
     views: tuple[str, ...] = ("identity", "hflip")
     head: Literal["probe", "dropout"] = "probe"
-    dropout: float = 0.4
-    schedule: Schedule = field(default_factory=lambda: Schedule(epochs=10, learning_rate=1e-2))
+    dropout: float = 0.3
+    schedule: Schedule = field(default_factory=lambda: Schedule(epochs=10, learning_rate=3e-3))
 
     def __post_init__(self) -> None:
         """Raise InvalidInputError for a head that does not exist or a share that can not be dropped."""

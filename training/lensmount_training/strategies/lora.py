@@ -63,7 +63,7 @@ class Lora:
         metrics = {
             "probe_validation_accuracy": floor,
             "best_epoch": fit.epoch,
-            "trainable_parameters": sum(own.numel() for own in tuned.learner(1.0).parameters),
+            "trainable_parameters": tuned.count,
             "full_parameters": full_parameters(backbone, len(problem.labels)),
         }
         if len(ranks) > 1:

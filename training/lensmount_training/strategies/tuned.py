@@ -8,7 +8,7 @@ to the bit. Queries and values share A; `lensmount_adapters.qkv` has the form wi
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -29,13 +29,15 @@ from lensmount_training.strategies.targets import FUSED
 class Tuned:
     """PEFT's model around a copy of timm's, with the segments of that copy; always in evaluation mode.
 
-    Evaluation mode keeps BatchNorm on its pretrained statistics; gradients flow all the same.
+    Evaluation mode keeps BatchNorm on its pretrained statistics; gradients flow all the same. `held` numbers are
+    trainable to PEFT and stay zero.
     """
 
     peft: Any
     segments: tuple[Segment, ...]
     fork: int
     targets: tuple[str, ...]
+    held: int
 
     def tail(self, x: Tensor) -> Tensor:
         """Activations at the fork to logits, through the edited modules."""
@@ -50,6 +52,12 @@ class Tuned:
         edits = tuple(own for name, own in learned if ".lora_" in name)
         head = tuple(own for name, own in learned if ".lora_" not in name)
         return Learner(self.tail, (Group("lora", rate, edits), Group("head", rate, head)))
+
+    @property
+    def count(self) -> int:
+        """How many numbers are learned."""
+        parameters: Iterator[nn.Parameter] = self.peft.parameters()
+        return sum(own.numel() for own in parameters if own.requires_grad) - self.held
 
     def tensors(self) -> dict[str, Tensor]:
         """A copy of what was learned, by PEFT's names without its prefix."""
@@ -94,10 +102,9 @@ def adapt(
         model.reset_classifier(len(problem.labels))
         _clear(model.get_submodule(backbone.classifier))
         peft = get_peft_model(model, config).to(backbone.device).eval()
-    if not keys:
-        _hold_keys(peft)
+    held = 0 if keys else _hold_keys(peft)
     # The segments are those of the model that PEFT has edited: lists made earlier may hold replaced modules.
-    return Tuned(peft, segments_of(model), min(targets), names)
+    return Tuned(peft, segments_of(model), min(targets), names, held)
 
 
 def full_parameters(backbone: Backbone, labels: int) -> int:
@@ -105,14 +112,17 @@ def full_parameters(backbone: Backbone, labels: int) -> int:
     return sum(own.numel() for own in backbone.model.parameters()) + labels * (backbone.features + 1)
 
 
-def _hold_keys(peft: nn.Module) -> None:
-    """Take the gradient off the middle third of every fused B."""
+def _hold_keys(peft: nn.Module) -> int:
+    """Take the gradient off the middle third of every fused B; how many numbers these are."""
+    held = 0
     for name, parameter in peft.named_parameters():
         if f".{FUSED}.lora_B." in name:
             out = parameter.shape[0] // 3
             rows = torch.zeros(parameter.shape[0], 1, dtype=torch.bool, device=parameter.device)
             rows[out : 2 * out] = True
+            held += out * parameter.shape[1]
             parameter.register_hook(partial(_without, rows))  # type: ignore[no-untyped-call]
+    return held
 
 
 def _without(rows: Tensor, gradient: Tensor) -> Tensor:
