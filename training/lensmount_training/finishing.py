@@ -11,12 +11,15 @@ import torch
 from torch import Tensor
 
 from lensmount_adapters.manifest import Manifest
-from lensmount_adapters.package import content_hash
+from lensmount_adapters.package import content_hash, read_package
 from lensmount_training.card import model_card
 from lensmount_training.data.dataset import Dataset, Picture, Pictures
 from lensmount_training.evaluation import Calibration, Scores
 from lensmount_training.evaluation.judging import Evaluation, evaluate, metrics
+from lensmount_training.evaluation.parts import sealed_words
 from lensmount_training.evaluation.predicting import predict_adapter
+from lensmount_training.evaluation.report import Report, show, write
+from lensmount_training.evaluation.running import facts
 from lensmount_training.evaluation.thresholds import calibrate
 from lensmount_training.learning import Choice
 from lensmount_training.packing import Description, adapter_of, manifest_of, pack
@@ -28,6 +31,7 @@ from lensmount_training.specimens import read_specimens
 from lensmount_training.split import Split
 from lensmount_training.strategies import Problem
 
+REPORT = "report.html"
 OF_PARTS = ("accuracy", "accuracy_low", "accuracy_high", "macro_f1", "pictures")
 
 
@@ -70,7 +74,7 @@ class Finishing:
         opened = self.sealed.open(f"train {self.folder.out.name}", _content(own.trained.tensors, calibration))
         test = self._test(opened, calibration)
         manifest = self._pack(calibration, validation, test, opened.number)
-        report = self._report(manifest, validation, test, opened)
+        report = self._report(test, opened)
         return Finished(
             manifest=manifest,
             content_hash=content_hash(self.folder.out),
@@ -127,8 +131,21 @@ class Finishing:
             for part, files in parts.items()
         }
 
-    def _report(self, manifest: Manifest, validation: Evaluation, test: Evaluation, opened: Opened) -> Path:
-        raise NotImplementedError
+    def _report(self, test: Evaluation, opened: Opened) -> Path:
+        """The page for people; the package is there by now."""
+        adapter = adapter_of(self.problem, self.choice.chosen.trained)
+        package = read_package(self.folder.out)
+        report = Report(
+            task=self.recipe.task,
+            evaluation=test,
+            part=sealed_words(opened.number),
+            facts={"why": self.choice.reason, **facts(package, self.folder.out, self.recipe.data, self.dataset)},
+            shown=show(test, adapter, self.problem.backbone, opened.pictures),
+            skipped=self.dataset.skipped,
+        )
+        path = self.folder.path / REPORT
+        write(report, path)
+        return path
 
 
 def _of_part(part: str, evaluation: Evaluation) -> Mapping[str, float]:

@@ -20,6 +20,7 @@ from lensmount_adapters.lora import LoraConfig
 from lensmount_adapters.manifest import BackboneRef, Manifest, Provenance
 from lensmount_adapters.package import Content, write_package
 from lensmount_adapters.pictures import Pixels
+from lensmount_training.recipe import RECIPE
 from lensmount_training.strategies import Problem, Trained
 
 VERSIONED = ("lensmount", "torch", "timm", "peft")
@@ -71,7 +72,7 @@ def manifest_of(problem: Problem, trained: Trained, description: Description) ->
     """The manifest of what was trained."""
     backbone = problem.backbone
     names = [segment.name for segment in backbone.segments]
-    recipe = {"recipe": description.recipe} if description.recipe else {}
+    recipe = {RECIPE: description.recipe} if description.recipe else {}
     return Manifest(
         task=description.task,
         labels=list(problem.labels),

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lensmount.errors import InvalidInputError
 from lensmount_adapters.manifest import TaskName
+from lensmount_training.data.formats import ListingOptions
 
 Auto = Literal["auto"]
 Positive = Annotated[float, Field(gt=0)]
@@ -17,6 +18,9 @@ Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Recall = Annotated[float, Field(gt=0, le=1)]
 StrategyName = Literal["auto", "features", "finetune", "lora"]
+
+# Where a package keeps its recipe among its settings.
+RECIPE = "recipe"
 
 FIXES = {
     "task": "use letters, digits, '.', '_' and '-', 64 at most, starting with a letter or digit",
@@ -75,6 +79,21 @@ def read_recipe(path: Path) -> Recipe:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InvalidInputError("the recipe can not be read", field="recipe", value=path, fix=fix) from error
     return make_recipe(values, path.name)
+
+
+def parse_recipe(text: str) -> Recipe:
+    """A recipe of YAML, as a package holds it; raises InvalidInputError."""
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        message, fix = "the package's recipe can not be read", "train it again"
+        raise InvalidInputError(message, field=RECIPE, fix=fix) from error
+    return make_recipe(values, RECIPE)
+
+
+def listing_options(recipe: Recipe) -> ListingOptions:
+    """How the recipe's data are listed; raises InvalidInputError for what can not work."""
+    return ListingOptions(recipe.format, recipe.group_by, recipe.every, recipe.margin)
 
 
 def make_recipe(values: object, name: str = "") -> Recipe:

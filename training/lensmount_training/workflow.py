@@ -18,17 +18,18 @@ from lensmount_training import processes
 from lensmount_training.audit import Audit, audit, near_duplicate_sets, write_audit
 from lensmount_training.context import Context, default_cache
 from lensmount_training.data.dataset import Dataset
-from lensmount_training.data.formats import ListingOptions, list_pictures
+from lensmount_training.data.formats import list_pictures
 from lensmount_training.data.listing import Skipped
 from lensmount_training.data.reading import read
 from lensmount_training.data.rows import prune
 from lensmount_training.evaluation import Scores
+from lensmount_training.evaluation.required import check_required
 from lensmount_training.finishing import Finishing
 from lensmount_training.learning import Choice, learn
 from lensmount_training.logs import tensorboard
 from lensmount_training.places import choose_out
 from lensmount_training.progress import NoProgress, Progress
-from lensmount_training.recipe import Recipe
+from lensmount_training.recipe import Recipe, listing_options
 from lensmount_training.run_folder import RunFolder, opened
 from lensmount_training.sealed import Sealed
 from lensmount_training.split import Split, split_file, split_once
@@ -135,8 +136,9 @@ def open_backbone(recipe: Recipe, progress: Progress) -> Backbone:
 
 def read_data(recipe: Recipe, backbone: Backbone, context: Context) -> Dataset:
     """List and read the recipe's data."""
-    options = ListingOptions(recipe.format, recipe.group_by, recipe.every, recipe.margin)
-    return read(list_pictures(recipe.data, options), backbone.preprocessing, context.cache, context.progress)
+    listing = list_pictures(recipe.data, listing_options(recipe))
+    check_required(recipe.require_recall, listing.labels)
+    return read(listing, backbone.preprocessing, context.cache, context.progress)
 
 
 def examine(recipe: Recipe, dataset: Dataset, backbone: Backbone, context: Context, folder: RunFolder) -> Audit | None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pytest
@@ -24,11 +23,13 @@ from lensmount_adapters.manifest import Manifest
 from lensmount_adapters.package import read_package, write_package
 from lensmount_adapters.pictures import decode_picture
 from lensmount_training.context import Context
-from lensmount_training.data import Dataset
-from lensmount_training.evaluation import command
+from lensmount_training.data.folder import list_folder
+from lensmount_training.data.reading import read
 from lensmount_training.evaluation.command import evaluate
-from lensmount_training.evaluation.parts import Chosen
 from lensmount_training.evaluation.running import Request, judge
+from lensmount_training.progress import NoProgress
+from lensmount_training.sealed import openings
+from lensmount_training.split import split_file, split_once
 
 Run = Callable[..., Result]
 
@@ -198,32 +199,25 @@ def test_other_weights_are_refused(bench: Bench, tmp_path: Path) -> None:
     assert caught.value.field == "task.json: backbone.fingerprint"
 
 
-@dataclass
-class Sealed:
-    """Knows a split, and notes who opened what."""
+def test_a_test_set_is_opened_on_the_record(bench: Bench, run: Run, tmp_path: Path) -> None:
+    dataset = read(list_folder(bench.data), bench.backbone.preprocessing, tmp_path / "cache", NoProgress())
+    split_once(dataset, 0, tmp_path / "package")
+    path = split_file(tmp_path / "package", dataset.hash, 0)
+    told = [json.loads(run("--part", "test", "--split", path, "--json").stdout) for _ in range(2)]
+    assert [own["part"] for own in told] == ["The sealed test set; it was opened once so far."] * 2  # the same package
+    assert told[0]["metrics"]["pictures"] == 8
+    (opening,) = openings(path.with_suffix(".opened.jsonl"))
+    assert opening["purpose"] == "evaluate package"
+    assert opening["content"] == read_package(bench.package).content_hash
 
-    files: tuple[str, ...]
-    opened: list[tuple[str, Path, Path | None]] = field(default_factory=list)
 
-    def open(self, part: Literal["test", "validation"], dataset: Dataset, package: Path, split: Path | None) -> Chosen:
-        assert len(dataset.pictures) == 40
-        self.opened.append((part, package, split))
-        return Chosen(self.files, "The sealed test set, opened for the first time.")
-
-
-def test_a_part_is_opened_by_who_keeps_the_book(
-    bench: Bench, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    files = tuple(f"t-0/{path.name}" for path in sorted((bench.data / "t-0").iterdir()))
-    sealed = Sealed(files)
-    monkeypatch.setattr(command, "PARTS", sealed)
-    result = run("--part", "test", "--split", tmp_path / "split.json", "--json")
-    assert result.exit_code == 0, result.output
-    told = json.loads(result.stdout)
-    assert told["part"] == "The sealed test set, opened for the first time."
-    assert told["metrics"]["pictures"] == 20
-    assert told["scores"]["confusion"] == [[18, 2], [0, 0]]
-    assert sealed.opened == [("test", bench.package, tmp_path / "split.json")]
+def test_validation_pictures_are_no_opening(bench: Bench, run: Run, tmp_path: Path) -> None:
+    dataset = read(list_folder(bench.data), bench.backbone.preprocessing, tmp_path / "cache", NoProgress())
+    split_once(dataset, 0, tmp_path / "package")
+    path = split_file(tmp_path / "package", dataset.hash, 0)
+    told = json.loads(run("--part", "validation", "--split", path, "--json").stdout)
+    assert told["metrics"]["pictures"] == 4
+    assert not path.with_suffix(".opened.jsonl").exists()
 
 
 def test_a_part_that_nobody_knows_is_refused(run: Run) -> None:

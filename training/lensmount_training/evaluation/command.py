@@ -16,7 +16,7 @@ from lensmount.cli import options
 from lensmount.cli.output import console, plain, print_json, table
 
 if TYPE_CHECKING:
-    from lensmount_training.evaluation.parts import PartName, Parts
+    from lensmount_training.evaluation.parts import PartName
     from lensmount_training.evaluation.running import Judged
 
 REPORT, DOCUMENT = "report.html", "evaluation.json"
@@ -78,7 +78,7 @@ def evaluate(  # noqa: PLR0913 one argument for each option
 
     request = running.Request(package, data, weights, part, split, against, required)
     with BarProgress(Console(stderr=True)) as progress:
-        judged = running.judge(request, Context(progress), PARTS)
+        judged = running.judge(request, Context(progress))
     folder = out or package.with_name(f"{package.name}-evaluation")
     report.write_text(json.dumps(document(judged), indent=1) + "\n", folder / DOCUMENT)
     report.write(judged.report, folder / REPORT)
@@ -88,10 +88,6 @@ def evaluate(  # noqa: PLR0913 one argument for each option
         _print(judged, folder)
     if not judged.report.evaluation.holds:
         raise SystemExit(NOT_REACHED)
-
-
-# Who knows splits, and notes that a test set is opened.
-PARTS: Parts | None = None
 
 
 def document(judged: Judged) -> dict[str, Any]:

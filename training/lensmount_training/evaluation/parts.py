@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 from lensmount.errors import InvalidInputError
 from lensmount_training.data import Dataset
+from lensmount_training.sealed import Sealed
+from lensmount_training.split import read_split, split_file
 
 PartName = Literal["all", "test", "validation"]
 
@@ -20,23 +22,41 @@ class Chosen:
     words: str
 
 
-class Parts(Protocol):
-    """Knows the parts of data sets and keeps the book of who opened a test set."""
+@dataclass(frozen=True)
+class Origin:
+    """The package that is judged: where it lies, its content hash, and the seed of its split."""
 
-    def open(self, part: Literal["test", "validation"], dataset: Dataset, package: Path, split: Path | None) -> Chosen:
-        """The pictures of a part of the split that a package was trained with; notes that a test set was opened.
-
-        `split` is the split's file where one was named. Raises InvalidInputError where there is no such split.
-        """
+    package: Path
+    content_hash: str
+    seed: int
 
 
-def choose(part: PartName, dataset: Dataset, package: Path, split: Path | None, parts: Parts | None) -> Chosen:
-    """The pictures of a part; all of them need no split. Raises InvalidInputError for a part that nobody knows."""
+def choose(part: PartName, dataset: Dataset, origin: Origin, split: Path | None = None) -> Chosen:
+    """The pictures of a part of the split that a package was trained with; all of them need none.
+
+    `split` is the split's file, by default the one beside the package. That a test set was opened is noted.
+    Raises InvalidInputError where there is no such split, or it is of other data.
+    """
     if part == "all":
         files = tuple(picture.file for picture in dataset.pictures)
-        words = "All pictures of the folder. Those that the adapter was trained on make it look better than it is."
+        words = "All pictures of the data. Those that the adapter was trained on make it look better than it is."
         return Chosen(files, words)
-    if parts is None:
-        message, fix = "no split of this data is known here", "use --part all on pictures that were kept aside"
+    path = split or split_file(origin.package, dataset.hash, origin.seed)
+    if not path.is_file():
+        message = "no split of this data is known here"
+        fix = "give --split FILE, or --part all on pictures that were kept aside"
         raise InvalidInputError(message, field="part", value=part, fix=fix)
-    return parts.open(part, dataset, package, split)
+    known = read_split(path, dataset)
+    if part == "validation":
+        return Chosen(known.validation, "The validation pictures, by which the adapter was chosen: it knows them.")
+    opened = Sealed(dataset, known, path).open(f"evaluate {origin.package.name}", origin.content_hash)
+    return Chosen(opened.files, sealed_words(opened.number))
+
+
+def sealed_words(number: int) -> str:
+    """What the pictures of a sealed test set are, after so many openings."""
+    return f"The sealed test set; it was opened {_times(number)} so far."
+
+
+def _times(number: int) -> str:
+    return {1: "once", 2: "twice"}.get(number, f"{number} times")

@@ -16,16 +16,17 @@ from lensmount_adapters.manifest import Manifest
 from lensmount_adapters.package import Package, read_package
 from lensmount_training.context import Context
 from lensmount_training.data import Dataset, Listing, Pictures
-from lensmount_training.data.folder import list_folder
+from lensmount_training.data.formats import ListingOptions, list_pictures
 from lensmount_training.data.reading import read
 from lensmount_training.evaluation.calibration import Calibration
 from lensmount_training.evaluation.comparing import compare
 from lensmount_training.evaluation.judging import evaluate
-from lensmount_training.evaluation.parts import PartName, Parts, choose
+from lensmount_training.evaluation.parts import Origin, PartName, choose
 from lensmount_training.evaluation.predicting import predict_adapter
 from lensmount_training.evaluation.report import Report, show
 from lensmount_training.evaluation.required import parse_required
 from lensmount_training.evaluation.scores import Bools, decisions, truths
+from lensmount_training.recipe import RECIPE, listing_options, parse_recipe
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,8 @@ class _Pictures:
     true: Bools
 
 
-def judge(request: Request, context: Context, parts: Parts | None = None) -> Judged:
-    """Judge a package by the pictures of a folder; `parts` knows splits and keeps the book of opened test sets.
+def judge(request: Request, context: Context) -> Judged:
+    """Judge a package by the pictures of a data set.
 
     Raises LensmountError for a package or backbone that can not be used, data that can not be read, and labels that
     the package does not know.
@@ -72,10 +73,11 @@ def judge(request: Request, context: Context, parts: Parts | None = None) -> Jud
     backbone = load_backbone(manifest.backbone.name, request.weights)
     adapter = fit(package, backbone)
     other = _other(request.against, manifest, backbone)
-    listing = _listed(request.data)
+    listing = _listed(request.data, manifest)
     check_labels(listing, manifest)
     dataset = read(listing, manifest.preprocessing, context.cache, context.progress)
-    chosen = choose(request.part, dataset, request.package, request.split, parts)
+    origin = Origin(request.package, package.content_hash, manifest.provenance.seed)
+    chosen = choose(request.part, dataset, origin, request.split)
     pictures = _pictures(dataset, chosen.files, manifest)
     logits = _logits(adapter, backbone, pictures.part, request.package.name, context)
     names = set(chosen.files)
@@ -90,7 +92,7 @@ def judge(request: Request, context: Context, parts: Parts | None = None) -> Jud
         task=manifest.task,
         evaluation=evaluation,
         part=chosen.words,
-        facts=_facts(package, request, dataset),
+        facts=facts(package, request.package, request.data, dataset),
         shown=show(evaluation, adapter, backbone, pictures.part),
         comparison=comparison,
         skipped=dataset.skipped,
@@ -113,8 +115,10 @@ def check_labels(listing: Listing, manifest: Manifest) -> None:
         raise InvalidInputError(message, field="data", value=listing.folder, fix=fix)
 
 
-def _listed(folder: Path) -> Listing:
-    return list_folder(folder)
+def _listed(data: Path, manifest: Manifest) -> Listing:
+    """The data, read and grouped as it was when the package was trained."""
+    recipe = manifest.provenance.settings.get(RECIPE)
+    return list_pictures(data, listing_options(parse_recipe(str(recipe))) if recipe else ListingOptions())
 
 
 def _pictures(dataset: Dataset, files: Sequence[str], manifest: Manifest) -> _Pictures:
@@ -167,20 +171,23 @@ def _names(request: Request) -> tuple[str, str]:
     return (first.name, second.name) if first.name != second.name else (str(first), str(second))
 
 
-def _facts(package: Package, request: Request, dataset: Dataset) -> Mapping[str, str]:
+def facts(package: Package, path: Path, data: Path, dataset: Dataset) -> Mapping[str, str]:
+    """Where a package and the pictures it is judged by come from, for the report."""
     manifest = package.manifest
     origin = manifest.provenance
     edits = ", ".join(f"{edit.segment} ({edit.kind})" for edit in manifest.edits) or "none"
+    settings = {name: value for name, value in origin.settings.items() if name != RECIPE}
     return {
-        "package": f"{request.package}, {package.content_hash}",
+        "package": f"{path}, {package.content_hash}",
         "strategy": manifest.strategy,
         "backbone": f"{manifest.backbone.name}, weights {manifest.backbone.fingerprint[:12]}",
         "edited segments": edits,
         "trained": f"{origin.created}, seed {origin.seed}, on data {origin.data_hash[:12]}",
-        "settings": ", ".join(f"{name} {value}" for name, value in origin.settings.items()) or "none told",
+        "settings": ", ".join(f"{name} {value}" for name, value in origin.settings.items() if name != RECIPE)
+        or "none told",
         "versions": ", ".join(f"{name} {value}" for name, value in origin.versions.items()) or "none told",
         "temperature, thresholds": f"{manifest.temperature:g}, {_thresholds(manifest)}",
-        "judged by": f"{request.data}, data {dataset.hash[:12]}",
+        "judged by": f"{data}, data {dataset.hash[:12]}",
         "computed": f"in fp32 as the reference engine does, torch {torch.__version__}",
     }
 
