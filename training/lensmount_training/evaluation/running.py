@@ -183,8 +183,7 @@ def facts(package: Package, path: Path, data: Path, dataset: Dataset) -> Mapping
         "backbone": f"{manifest.backbone.name}, weights {manifest.backbone.fingerprint[:12]}",
         "edited segments": edits,
         "trained": f"{origin.created}, seed {origin.seed}, on data {origin.data_hash[:12]}",
-        "settings": ", ".join(f"{name} {value}" for name, value in origin.settings.items() if name != RECIPE)
-        or "none told",
+        "settings": ", ".join(f"{name} {value}" for name, value in settings.items()) or "none told",
         "versions": ", ".join(f"{name} {value}" for name, value in origin.versions.items()) or "none told",
         "temperature, thresholds": f"{manifest.temperature:g}, {_thresholds(manifest)}",
         "judged by": f"{data}, data {dataset.hash[:12]}",
