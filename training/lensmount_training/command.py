@@ -54,6 +54,8 @@ def _model(command: T) -> T:
             type=click.Choice(["auto", "features", "finetune", "lora"]),
             help="auto: proposed from the data, decided by measurement [auto].",
         ),
+        click.option("--head", type=click.Choice(["probe", "dropout"]), help="features: solved, or trained [probe]."),
+        click.option("--dropout", type=float, metavar="SHARE", help="features: of the trained head [0.3]."),
         click.option("--last", metavar="N", help="How many last segments are edited; auto: by accuracy and cost."),
         click.option("--rank", metavar="N", help="lora: rank; auto: by validation [8]."),
         click.option("--targets", metavar="WHICH", help="lora: all-linear, qkv, q+v or convolutions [all-linear]."),
@@ -145,7 +147,7 @@ def train(
         if dry_run:
             from lensmount_training.plan import plan_of, show  # noqa: PLC0415
 
-            plan = plan_of(asked, out, progress, cache)
+            plan = plan_of(asked, out, progress)
             show(plan, Console(), as_json=as_json)
             return
         run = run_recipe(asked, out, progress, cache=cache, fresh=fresh)

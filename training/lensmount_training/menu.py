@@ -17,7 +17,7 @@ def strategy_of(recipe: Recipe, name: str, last: int | None = None, *, full: boo
     Raises InvalidInputError for a setting that can not work.
     """
     if name == BASELINE:
-        return FeatureExtraction(views=recipe.views)
+        return FeatureExtraction(recipe.views, **_given(head=recipe.head, dropout=recipe.dropout))
     own: dict[str, Any] = {"views": recipe.views, "last_segments": last, "augment": _augment(recipe)}
     if name == FINETUNE:
         rates = _given(

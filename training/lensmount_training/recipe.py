@@ -44,6 +44,8 @@ class Recipe(BaseModel):
     seed: int = Field(default=0, ge=0)
     strategy: StrategyName = "auto"
     full: bool = False
+    head: Literal["probe", "dropout"] | None = None
+    dropout: Share | None = None
     views: tuple[str, ...] = ("identity", "hflip")
     last: Count | Auto | None = None
     rank: Count | Auto | None = None
