@@ -128,6 +128,13 @@ def test_intervals_hold_their_figures(pairs: list[tuple[int, int]]) -> None:
         assert own.support == 0 or own.recall_interval.low <= own.recall <= own.recall_interval.high
 
 
+def test_a_resample_may_show_no_label_at_all() -> None:
+    truth = torch.tensor([[1.0, 1, 1], [0, 0, 0]])
+    scores = score(10 * truth - 5, truth, LABELS, kind="multi_label")
+    assert (scores.macro_f1, scores.macro_f1_interval.high) == (1, 1)
+    assert scores.macro_f1_interval.low == pytest.approx(0.025)
+
+
 def test_a_perfect_answer_claims_no_certainty() -> None:
     truth = torch.arange(30) % 3
     scores = score(F.one_hot(truth, 3).float(), truth, LABELS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from rich.console import Console
@@ -13,11 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from lensmount.cli import options
-from lensmount.cli.output import console, plain, print_json, table
-
-if TYPE_CHECKING:
-    from lensmount_training.evaluation.parts import PartName
-    from lensmount_training.evaluation.running import Judged
+from lensmount.cli.output import console, plain, table
+from lensmount_training.context import Context
+from lensmount_training.evaluation import report, running
+from lensmount_training.evaluation.judging import metrics
+from lensmount_training.evaluation.parts import PartName
+from lensmount_training.evaluation.running import Judged
+from lensmount_training.progress import BarProgress
 
 REPORT, DOCUMENT = "report.html", "evaluation.json"
 NOT_REACHED = 1
@@ -72,18 +74,17 @@ def evaluate(  # noqa: PLR0913 one argument for each option
     The report, one HTML file, says what may be expected of it and shows its worst mistakes. The exit code is 1 when
     a recall that is required, here or by the package itself, is not reached.
     """
-    from lensmount_training.context import Context  # noqa: PLC0415 scikit-learn and timm take seconds to import
-    from lensmount_training.evaluation import report, running  # noqa: PLC0415 as above
-    from lensmount_training.progress import BarProgress  # noqa: PLC0415 as above
-
     request = running.Request(package, data, weights, part, split, against, required)
     with BarProgress(Console(stderr=True)) as progress:
         judged = running.judge(request, Context(progress))
-    folder = out or package.with_name(f"{package.name}-evaluation")
-    report.write_text(json.dumps(document(judged), indent=1) + "\n", folder / DOCUMENT)
+    whole = package.resolve()
+    folder = out or whole.with_name(f"{whole.name}-evaluation")
+    told = document(judged)
+    report.write_text(json.dumps(told, indent=1) + "\n", folder / DOCUMENT)
     report.write(judged.report, folder / REPORT)
     if as_json:
-        print_json(document(judged), report=str(folder / REPORT))
+        # In ASCII: names of files may hold bytes that are no text.
+        click.echo(json.dumps({"report": str(folder / REPORT), **told}))
     else:
         _print(judged, folder)
     if not judged.report.evaluation.holds:
@@ -92,8 +93,6 @@ def evaluate(  # noqa: PLR0913 one argument for each option
 
 def document(judged: Judged) -> dict[str, Any]:
     """An evaluation in JSON's types, without curves and pictures."""
-    from lensmount_training.evaluation.judging import metrics  # noqa: PLC0415 as above
-
     own = judged.report
     evaluation = own.evaluation
     comparison = own.comparison

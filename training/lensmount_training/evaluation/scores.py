@@ -137,12 +137,15 @@ def score_decisions(called: Bools, true: Bools, labels: Sequence[str], kind: Kin
 
 
 def macro_f1(hits: Ints, calls: Ints, support: Ints) -> Floats:
-    """Macro F1 of every resample, from (resamples, labels) each; a label that a resample does not show is left out."""
+    """Macro F1 of every resample, from (resamples, labels) each; a label that a resample does not show is left out.
+
+    NaN where a resample shows none, as one of multi-label pictures may.
+    """
     seen = calls + support
-    f1 = np.where(seen > 0, 2 * hits / np.maximum(seen, 1), np.nan)
+    f1 = 2 * hits / np.maximum(seen, 1)
     # A label that is nowhere in the data counts as 0, as it does in the figure itself.
-    f1[:, (seen == 0).all(0)] = 0.0
-    means: Floats = np.nanmean(f1, 1)
+    counted = ((seen > 0) | (seen == 0).all(0)).sum(1)
+    means: Floats = np.where(counted > 0, f1.sum(1) / np.maximum(counted, 1), np.nan)
     return means
 
 
@@ -157,7 +160,7 @@ def _intervals(called: Bools, true: Bools, f1: Floats, seed: int) -> tuple[tuple
         for i in range(labels)
     )
     found = macro_f1(hits, calls, support)
-    if np.ptp(found) > 0:
+    if np.nanmax(found) > np.nanmin(found):
         return recalls, percentiles(found).holding(float(f1.mean()))
     # No resample differs, which is no certainty: the exact bounds of the labels stand in.
     ends = np.mean([[own.low, own.high] for own in recalls], 0)
