@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -14,10 +14,12 @@ Kind = Literal["single_label", "multi_label"]
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file that is not trained on, and why."""
+    """A file that is not trained on, and why; of a byte-for-byte copy, of which file, and its own labels."""
 
     file: str
     reason: str
+    copy_of: str = field(default="", compare=False)
+    labels: tuple[str, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, eq=False)

@@ -134,7 +134,8 @@ def _contents(listing: Listing, progress: Progress) -> tuple[list[_Read], list[S
         if isinstance(content, str):
             skipped.append(Skipped(entry.file, content))
         elif content.digest in first:
-            skipped.append(Skipped(entry.file, f"the same bytes as {first[content.digest]}"))
+            earlier = first[content.digest]
+            skipped.append(Skipped(entry.file, f"the same bytes as {earlier}", earlier, entry.labels))
         else:
             first[content.digest] = entry.file
             found.append(_Read(entry, content))
