@@ -23,7 +23,7 @@ from lensmount_training.data import Pictures
 from lensmount_training.evaluation.intervals import Floats
 from lensmount_training.evaluation.reasons import SIDE, heat_map, overlay, plain
 from lensmount_training.strategies import Lora, Problem
-from lensmount_training.strategies.descent import Schedule
+from lensmount_training.strategies.schedule import Schedule
 
 PATCH = 48
 
