@@ -12,6 +12,7 @@ from rich.console import Console
 
 from lensmount.cli import options
 from lensmount.errors import InvalidInputError
+from lensmount_training.data.options import reading
 from lensmount_training.progress import BarProgress
 from lensmount_training.recipe import Recipe, make_recipe, read_recipe
 
@@ -32,14 +33,7 @@ def _data(command: T) -> T:
         command,
         click.argument("data", type=PATH, required=False),
         click.option("--task", metavar="NAME", help="The name that clients ask for."),
-        click.option("--format", metavar="NAME", help="Of the data [found out]."),
-        click.option(
-            "--group-by",
-            metavar="RULE",
-            help="What never parts: folder, none, or a regular expression on names [as the data say].",
-        ),
-        click.option("--every", type=float, metavar="SECONDS", help="Videos: a frame every so often [1]."),
-        click.option("--margin", type=float, metavar="SHARE", help="Crops: how much around the box [0]."),
+        reading,
         click.option("--no-audit", "audit", flag_value=False, default=None, help="Do not look at the data first."),
     )
 

@@ -7,7 +7,6 @@ bits. Nothing stands at the package's name until it is whole.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,8 @@ from lensmount_adapters.backbones import Backbone, load_backbone
 from lensmount_adapters.backbones.default import AUTO, default_backbone
 from lensmount_adapters.manifest import Manifest
 from lensmount_training import processes
-from lensmount_training.audit import Audit, audit, near_duplicate_sets, write_audit
+from lensmount_training.audit.domain import domain_distance
+from lensmount_training.audit.duplicates import near_duplicate_sets
 from lensmount_training.context import Context, default_cache
 from lensmount_training.data.dataset import Dataset
 from lensmount_training.data.formats import list_pictures
@@ -85,10 +85,9 @@ def train(
         context = Context(progress, cache, folder.stages, log)
         dataset = read_data(recipe, backbone, context)
         folder.check_found(data=dataset.hash, backbone=backbone.fingerprint)
-        audited = examine(recipe, dataset, backbone, context, folder)
-        split = split_once(dataset, recipe.seed, target, together(recipe, dataset, context))
+        domain = examine(recipe, dataset, backbone, context, folder)
+        split = split_once(dataset, recipe.seed, target, near_duplicate_sets(dataset, context))
         problem = problem_of(recipe, dataset, split, backbone)
-        domain = audited.distance.word if audited else None
         choice = learn(recipe, problem, processes.current().same((split, domain))[1], context)
         sealed = Sealed(dataset, split, split_file(target, dataset.hash, recipe.seed))
         finished = Finishing(recipe, choice, problem, dataset, split, sealed, folder, progress).finish()
@@ -141,20 +140,22 @@ def read_data(recipe: Recipe, backbone: Backbone, context: Context) -> Dataset:
     return read(listing, backbone.preprocessing, context.cache, context.progress)
 
 
-def examine(recipe: Recipe, dataset: Dataset, backbone: Backbone, context: Context, folder: RunFolder) -> Audit | None:
-    """Audit the data, unless the recipe leaves it out; its page goes to the run folder."""
+def examine(recipe: Recipe, dataset: Dataset, backbone: Backbone, context: Context, folder: RunFolder) -> str | None:
+    """Audit the data, unless the recipe leaves it out, and put its page into the run folder.
+
+    The word of the domain distance, where it is known: "auto" proposes by it.
+    """
     if not recipe.audit:
-        return None
-    audited = audit(dataset, backbone, context)
-    write_audit(audited, dataset, folder.path)
+        return domain_distance(backbone, dataset, context).word if recipe.strategy == AUTO else None
+    from lensmount_training.audit import auditing, page, writing  # noqa: PLC0415 - cleanlab and cleanvision take seconds
+
+    audited = auditing.audit(dataset, backbone, context, seed=recipe.seed)
+    html = page.page(audited, dataset, context)
+    writing.write(folder.path / "audit", html, writing.encoded(writing.document(audited)))
     for finding in audited.findings:
-        context.progress.say(f"audit: {finding}")
-    return audited
-
-
-def together(recipe: Recipe, dataset: Dataset, context: Context) -> tuple[Collection[str], ...]:
-    """Near-duplicates, which a split must not part."""
-    return near_duplicate_sets(dataset, context) if recipe.audit else ()
+        if finding.level != "note":
+            context.progress.say(f"audit: {finding.text}")
+    return audited.parts.distance.word
 
 
 def problem_of(recipe: Recipe, dataset: Dataset, split: Split, backbone: Backbone) -> Problem:

@@ -14,8 +14,8 @@ from lensmount.cli.output import console, table
 from lensmount.errors import InvalidInputError
 from lensmount_adapters.backbones import load_backbone
 from lensmount_training.context import Context, default_cache
-from lensmount_training.data.folder import list_folder
-from lensmount_training.data.listing import Listing
+from lensmount_training.data.formats import ListingOptions, list_pictures
+from lensmount_training.data.options import reading
 from lensmount_training.data.reading import read
 from lensmount_training.places import RUNS
 from lensmount_training.progress import BarProgress
@@ -34,11 +34,12 @@ STYLES = {"error": "red", "warning": "yellow", "note": "dim"}
 
 
 @click.command("audit", epilog=EXAMPLES)
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("data", type=click.Path(path_type=Path))
 @click.option("--backbone", default="tf_efficientnet_lite0", show_default=True, help="A name of timm's.")
 @click.option("--weights", type=click.Path(path_type=Path), metavar="FILE", help="Its weights as safetensors.")
+@reading
 @click.option("--split", type=click.Path(path_type=Path), metavar="FILE", help="Search a split for leaks, too (JSON).")
-@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Where the page goes [runs/audit-FOLDER].")
+@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Where the page goes [runs/audit-DATA].")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of folds and contact sheets.")
 @click.option("--cache", type=click.Path(path_type=Path), metavar="DIR", help="Decoded pictures [the user's cache].")
 @click.option("--strict", is_flag=True, help="Exit with 1 for warnings, too.")
@@ -47,9 +48,13 @@ STYLES = {"error": "red", "warning": "yellow", "note": "dim"}
 def audit(  # noqa: PLR0913 - one argument for each option
     ctx: click.Context,
     *,
-    folder: Path,
+    data: Path,
     backbone: str,
     weights: Path | None,
+    format: str | None,  # noqa: A002 - click's name of --format
+    group_by: str | None,
+    every: float | None,
+    margin: float | None,
     split: Path | None,
     out: Path | None,
     seed: int,
@@ -66,13 +71,14 @@ def audit(  # noqa: PLR0913 - one argument for each option
     # cleanlab and cleanvision take two seconds to import; `--help` must not.
     from lensmount_training.audit import auditing, page, writing  # noqa: PLC0415
 
-    target = out or RUNS / f"audit-{folder.resolve().name}"
+    target = out or RUNS / f"audit-{data.resolve().stem}"
     writing.check_out(target)
     parts = _read_split(split) if split else None
     with BarProgress(console(stderr=True)) as progress:
         context = Context(progress=progress, cache=cache or default_cache())
         loaded = load_backbone(backbone, weights)
-        dataset = read(_listing(folder), loaded.preprocessing, context.cache, progress)
+        listing = list_pictures(data, ListingOptions(format, group_by, every or 1.0, margin or 0.0))
+        dataset = read(listing, loaded.preprocessing, context.cache, progress)
         found = auditing.audit(dataset, loaded, context, parts, seed=seed)
         html = page.page(found, dataset, context)
     text = writing.encoded(writing.document(found, strict=strict))
@@ -82,10 +88,6 @@ def audit(  # noqa: PLR0913 - one argument for each option
     else:
         _print(found, page.headline(found), target / writing.PAGE)
     ctx.exit(found.exit_code(strict=strict))
-
-
-def _listing(folder: Path) -> Listing:
-    return list_folder(folder)
 
 
 def _read_split(path: Path) -> dict[str, list[str]]:

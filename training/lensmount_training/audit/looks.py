@@ -122,7 +122,7 @@ def reduced(pixels: Pixels, side: int = LARGEST_SIDE) -> Image.Image:
 
 
 def _shape(picture: Picture) -> Measures:
-    """cleanvision's two measures of a picture's sides."""
+    """Cleanvision's two measures of a picture's sides."""
     width, height = picture.facts.width, picture.facts.height
     return {"aspect_ratio": min(width / height, height / width), "size": (width * height) ** 0.5}
 
