@@ -9,13 +9,13 @@ import torch
 
 from lensmount_training.chooser import BASELINE, LORA, Gain, gain, propose
 from lensmount_training.context import Context
+from lensmount_training.depth import Sweep, sweep
 from lensmount_training.evaluation.predicting import predict_adapter
 from lensmount_training.menu import strategy_of
 from lensmount_training.packing import adapter_of
 from lensmount_training.recipe import Recipe
 from lensmount_training.stages import Learned, once
 from lensmount_training.strategies import Problem, Strategy
-from lensmount_training.strategies.depth import Sweep, sweep
 
 AUTO = "auto"
 # How deep edits go matters more than their rank, which is chosen afterwards.

@@ -79,6 +79,7 @@ def _load(path: Path) -> Learned:
     known = torch.load(path, map_location="cpu", weights_only=True)
     trained = Trained(
         tensors=known["tensors"],
+        forward=torch.nn.Identity(),
         settings=known["settings"],
         edits=tuple(Edit(**edit) for edit in known["edits"]),
         lora=known["lora"],
