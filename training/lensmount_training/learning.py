@@ -53,7 +53,7 @@ def learn(recipe: Recipe, problem: Problem, domain: str | None, context: Context
     depth: Sweep | None = None
     for name in names:
         last = recipe.last
-        if name == LORA and (last == AUTO or (last is None and recipe.strategy == AUTO)):
+        if name == LORA and last == AUTO:
             depth = _depth(recipe, problem, context)
             last = depth.chosen
         if last == 0:
