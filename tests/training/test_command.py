@@ -21,6 +21,9 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+PLAIN = ("--no-audit", "--views", "identity")
+
+
 def invoke(*words: object) -> Result:
     return CliRunner().invoke(cli, ["train", *map(str, words)])
 
@@ -33,19 +36,17 @@ def small(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> lis
 
 
 def test_features(digits: Path, small: list[object]) -> None:
-    result = invoke(digits, "--task", "digit", *small)
+    result = invoke(digits, "--task", "digit", *small, "--strategy", "features")
     assert result.exit_code == 0, result.output
     assert read_package(Path("runs/digit")).manifest.strategy == "features"
-    for words in ("sealed test", "validation", "trained parameters: 195 of", "three", "reading pictures"):
+    for words in ("sealed test", "validation", "parameters: 195 beside", "three", "reading pictures", "Report: runs"):
         assert words in result.output
     assert "lensmount register runs/digit" in result.output
 
 
 def test_lora_with_every_option_and_json(digits: Path, small: list[object], tmp_path: Path) -> None:
-    options = ["--strategy", "lora", "--epochs", 1, "--rank", 2, "--last-segments", 2, "--learning-rate", 0.002]
-    result = invoke(
-        digits, "--task", "digit", *small, *options, "--views", "identity", "--seed", 3, "--out", "mine", "--json"
-    )
+    options = ["--strategy", "lora", "--epochs", 1, "--rank", 2, "--last", 2, "--learning-rate", 0.002]
+    result = invoke(digits, "--task", "digit", *small, *options, *PLAIN, "--seed", 3, "--out", "mine", "--json")
     assert result.exit_code == 0, result.output
     said = json.loads(result.stdout.strip().splitlines()[-1])
     package = read_package(tmp_path / "mine")
@@ -61,11 +62,12 @@ def test_lora_with_every_option_and_json(digits: Path, small: list[object], tmp_
 
 
 def test_a_second_run_gets_a_folder_of_its_own(digits: Path, small: list[object]) -> None:
-    words = [digits, "--task", "digit", *small, "--views", "identity"]
+    words = [digits, "--task", "digit", *small, *PLAIN, "--strategy", "features"]
     invoke(*words)
     result = invoke(*words)
     assert "runs/digit exists; this run goes to runs/digit-2" in result.output
-    assert sorted(path.name for path in Path("runs").iterdir() if path.is_dir()) == ["digit", "digit-2"]
+    folders = sorted(path.name for path in Path("runs").iterdir() if path.is_dir())
+    assert folders == ["digit", "digit-2", "digit-2.run", "digit.run"]
     assert len(list(Path("runs").glob("split-*.json"))) == 1
 
 
@@ -76,7 +78,7 @@ def test_skipped_files_are_named(digits: Path, small: list[object], tmp_path: Pa
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(path.read_bytes())
     (own / "one" / "notes.txt").write_text("x")
-    result = invoke(own, "--task", "digit", *small, "--json")
+    result = invoke(own, "--task", "digit", *small, *PLAIN, "--strategy", "features", "--json")
     assert "skipped one/notes.txt: the data is not a picture" in result.output
     assert json.loads(result.stdout.strip().splitlines()[-1])["skipped"][0]["file"] == "one/notes.txt"
 
@@ -84,18 +86,50 @@ def test_skipped_files_are_named(digits: Path, small: list[object], tmp_path: Pa
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("nowhere", "--task", "digit"), "folder: no such folder (got nowhere). Fix:"),
-        ((".", "--task", "no name"), "task: not a task name (got no name). Fix:"),
-        ((".", "--task", "digit", "--strategy", "lora", "--learning-rate", "0"), "learning_rate: above 0 expected"),
-        ((".",), "--task"),
+        (("nowhere", "--task", "digit"), "data: "),
+        ((".", "--task", "no name"), "task: "),
+        ((".", "--task", "digit", "--learning-rate", "0"), "learning_rate: "),
+        ((".",), "task: missing. Fix: give --task NAME"),
+        (("--task", "digit"), "data: missing. Fix:"),
+        ((".", "--task", "digit", "--last", "none"), "last: "),
+        ((".", "--task", "digit", "--require-recall", "crack"), "require_recall: not a required recall (got crack)"),
+        ((".", "--task", "digit", "--recipe", "gone.yaml"), "recipe: the recipe can not be read (got gone.yaml)"),
+        ((".", "--task", "digit", "--group-by", "("), "group_by: "),
     ],
 )
 def test_mistakes_are_one_sentence(words: tuple[str, ...], said: str, small: list[object]) -> None:
     result = invoke(*words, *small)
     assert result.exit_code == 2
     assert said in result.output
+    assert "Fix:" in result.output
     assert "Traceback" not in result.output
-    assert not list(Path("runs").glob("*"))
+    assert not list(Path().glob("runs/*"))
+
+
+def test_a_recipe_makes_the_run_again(digits: Path, small: list[object]) -> None:
+    invoke(digits, "--task", "digit", *small, *PLAIN, "--strategy", "features", "--seed", 4, "--out", "first")
+    result = invoke("--recipe", "first.run/recipe.yaml", "--out", "second")
+    assert result.exit_code == 0, result.output
+    first, second = (Path(name, "adapter_model.safetensors").read_bytes() for name in ("first", "second"))
+    assert first == second
+    result = invoke("--recipe", "first.run/recipe.yaml", "--seed", 5, "--out", "third")
+    assert read_package(Path("third")).manifest.provenance.seed == 5
+
+
+def test_a_dry_run_says_what_it_would_do_and_does_nothing(digits: Path, small: list[object]) -> None:
+    words = [digits, "--task", "digit", *small, "--strategy", "lora", "--rank", 4, "--dry-run"]
+    result = invoke(*words)
+    assert result.exit_code == 0, result.output
+    for said in (
+        "one 30, seven 30, three 30",
+        "18 sealed, 11 to choose by, 61 to train on",
+        "epochs of the last 4 of 8",
+    ):
+        assert said in " ".join(result.output.split())
+    assert not list(Path().glob("runs/*"))
+    plan = json.loads(invoke(*words, "--json").stdout.strip().splitlines()[-1])
+    assert [step["name"] for step in plan["steps"]] == ["read", "audit", "split", "features", "lora", "sealed set"]
+    assert plan["seconds_low"] == plan["seconds_high"] > 0
 
 
 def test_help_teaches_by_example() -> None:

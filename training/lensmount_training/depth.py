@@ -1,117 +1,156 @@
-"""How deep edits must go: accuracy against what the task will cost a server that shares the trunk.
+"""How deep to edit: accuracy against what a task costs a shared server, measured for several depths.
 
-A task that is as good with two edited blocks should not pay for twelve. Each depth is trained, its accuracy on the
-validation pictures held against the time of the segments from its fork on, on this machine, and the cheapest within one
-standard error of the best is taken (Breiman et al., 1984).
+The deepest edit is seldom worth its price. Of all depths the cheapest is taken that the validation pictures can not
+tell from the best: within one standard error of it (Breiman et al., Classification and Regression Trees, 1984).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from rich.table import Table
 from torch import Tensor
 
+from lensmount_adapters.backbones import Backbone
 from lensmount_training.context import Context
-from lensmount_training.costs import segment_seconds
 from lensmount_training.evaluation.predicting import predict_adapter
-from lensmount_training.features import POOLED, at_forks
+from lensmount_training.features import PLAIN, POOLED, at_forks
 from lensmount_training.packing import adapter_of
-from lensmount_training.processes import current
-from lensmount_training.strategies import FeatureExtraction, Problem, Strategy
 from lensmount_training.strategies.choice import Option, cheapest_good
+from lensmount_training.strategies.losses import hits
+from lensmount_training.strategies.strategy import Problem, Strategy, Trained
+from lensmount_training.strategies.whole import blocks
+from lensmount_training.timing import BATCH, Times, marginal_seconds, segment_times
+
+Make = Callable[[int], Strategy]
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One depth: the last segments that are edited (0: a head only), accuracy with its standard error, and the price.
+class Depth:
+    """The last `last` segments edited.
 
-    `milliseconds` a frame are what the task adds on a server whose trunk is paid for; `share` is that of a whole pass.
+    Validation `accuracy` (the mean over seeds), its standard `error`, and `seconds` that a batch of 8 rows of such a
+    task adds to a server of this machine.
     """
 
     last: int
     accuracy: float
     error: float
-    milliseconds: float
-    share: float
+    seconds: float
+    trained: Trained
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """All depths that were tried, the shallowest first, and the one that was taken."""
+    """All depths in the order of their cost, and which of them is taken."""
 
-    trials: tuple[Trial, ...]
+    depths: tuple[Depth, ...]
     chosen: int
 
+    @property
+    def best(self) -> Depth:
+        """The cheapest that is good enough."""
+        return self.depths[self.chosen]
+
     def table(self) -> Table:
-        """For the terminal; the taken one is marked."""
-        table = Table(title="how deep edits must go", caption="on the validation pictures; ms a frame on this machine")
-        for column in ("last segments", "accuracy", "± standard error", "ms a frame", "of a pass", ""):
-            table.add_column(column, justify="right" if column else "left")
-        for own in self.trials:
-            mark = "taken" if own.last == self.chosen else ""
-            numbers = (f"{own.accuracy:.3f}", f"{own.error:.3f}", f"{own.milliseconds:.2f}", f"{own.share:.0%}")
-            table.add_row(str(own.last), *numbers, mark)
+        """For people."""
+        table = Table(title="validation accuracy by depth")
+        for column in ("edited segments", "accuracy", "± 1 SE", f"ms a batch of {BATCH}", "parameters", ""):
+            table.add_column(column, justify="right")
+        for place, own in enumerate(self.depths):
+            row = (str(own.last), f"{own.accuracy:.3f}", f"{own.error:.3f}", f"{1000 * own.seconds:.1f}")
+            table.add_row(*row, f"{own.trained.parameters:,}", "taken" if place == self.chosen else "")
         return table
 
     def plot(self, path: Path) -> None:
-        """Accuracy against price, with standard errors: PNG or SVG by the file's ending."""
-        from matplotlib.figure import Figure  # noqa: PLC0415 - a second that only the picture should cost
+        """Draw accuracy against cost as a PNG."""
+        from matplotlib.figure import Figure  # noqa: PLC0415 half a second, for those who want a picture
 
-        figure = Figure(figsize=(7, 4.2), layout="constrained")
-        axes = figure.subplots()
-        costs = [own.milliseconds for own in self.trials]
-        values, errors = zip(*((own.accuracy, own.error) for own in self.trials), strict=True)
-        axes.errorbar(costs, values, errors, fmt="o-", capsize=4)
-        for own in self.trials:
-            text = f"last {own.last}" + (" (taken)" if own.last == self.chosen else "")
-            axes.annotate(text, (own.milliseconds, own.accuracy), textcoords="offset points", xytext=(6, 6), fontsize=8)
-        axes.set_xlabel("what the task adds on a shared server, ms a frame on this machine")
-        axes.set_ylabel("accuracy on the validation pictures")
-        axes.grid(alpha=0.3)
-        axes.margins(x=0.15, y=0.2)
-        figure.savefig(path, dpi=130)
+        figure = Figure(figsize=(6.4, 4), layout="constrained")
+        axes = figure.add_subplot()
+        cost = [1000 * own.seconds for own in self.depths]
+        accuracy = [own.accuracy for own in self.depths]
+        axes.errorbar(cost, accuracy, [own.error for own in self.depths], fmt="o-", capsize=3, color="tab:blue")
+        top = max(self.depths, key=lambda own: own.accuracy)
+        axes.axhline(top.accuracy - top.error, linestyle=":", color="grey", label="one standard error below the best")
+        taken = self.best
+        (ring,) = axes.plot([1000 * taken.seconds], [taken.accuracy], "o", color="tab:red", label="taken")
+        ring.set(markersize=14, fillstyle="none")
+        for own, x in zip(self.depths, cost, strict=True):
+            axes.annotate(f"{own.last}", (x, own.accuracy), textcoords="offset points", xytext=(6, -12))
+        axes.set_xlabel(f"marginal cost of the task, ms a batch of {BATCH}")
+        axes.set_ylabel("validation accuracy")
+        axes.set_title("numbers: how many of the last segments are edited")
+        axes.legend(loc="lower right")
+        figure.savefig(path, dpi=120)
+
+
+def usual_depths(backbone: Backbone) -> tuple[int, ...]:
+    """How many of the last segments make 0 (the head alone), 1, 2, 4, half and all of the blocks."""
+    count, steps = len(backbone.segments), blocks(backbone)
+    wanted = {own for own in (1, 2, 4, (len(steps) + 1) // 2, len(steps)) if own <= len(steps)}
+    return (0, *sorted(count - steps[own - 1] for own in wanted))
 
 
 def sweep(
-    problem: Problem, context: Context, make: Callable[[int], Strategy], lasts: Sequence[int] | None = None
+    problem: Problem,
+    context: Context,
+    make: Make,
+    lasts: Sequence[int],
+    seeds: Sequence[int] = (),
+    views: Sequence[str] = ("identity", "hflip"),
 ) -> Sweep:
-    """Train a head alone and `make(last)` for several depths (`depths` by default), and choose.
+    """Train with the last m segments edited for every m of `lasts`; `make` gives the strategy for m.
 
-    All activations come from one pass. Of several processes, all take the first one's choice.
+    With several `seeds` (otherwise the problem's) each depth is trained with each of them; the adapter that is kept
+    is the first one's. What the frozen prefixes give for `views` is computed in one pass for all depths.
     """
-    backbone = problem.backbone
-    wanted = sorted(set(depths(len(backbone.segments)) if lasts is None else lasts))
-    forks = [len(backbone.segments) - last for last in wanted if last < len(backbone.segments)]
-    at_forks(backbone, (*forks, POOLED), problem.train, FeatureExtraction().views, context)
-    seconds = segment_seconds(backbone)
-    trials = [_trial(problem, context, FeatureExtraction(), 0, seconds)]
-    trials += [_trial(problem, context.below(f"last-{last}"), make(last), last, seconds) for last in wanted]
-    options = [Option(own.milliseconds, own.accuracy, own.error) for own in trials]
-    return current().same(Sweep(tuple(trials), trials[cheapest_good(options)].last))
+    _prepare(problem, lasts, views, context)
+    plain = segment_times(problem.backbone)
+    found = [
+        _depth(problem, context.below(f"last-{last}"), make(last), last, seeds or (problem.seed,), plain)
+        for last in lasts
+    ]
+    depths = tuple(sorted(found, key=lambda own: (own.seconds, own.last)))
+    return Sweep(depths, cheapest_good([Option(own.seconds, own.accuracy, own.error) for own in depths]))
 
 
-def depths(segments: int) -> tuple[int, ...]:
-    """The last 1, 2 and 4 segments, half of them, and all, as far as there are so many."""
-    return tuple(sorted({last for last in (1, 2, 4, math.ceil(segments / 2), segments) if last <= segments}))
+def _prepare(problem: Problem, lasts: Sequence[int], views: Sequence[str], context: Context) -> None:
+    """Cache what enters every fork, in one pass."""
+    count = len(problem.backbone.segments)
+    forks = [POOLED, *(count - last for last in lasts if 0 < last < count)]
+    at_forks(problem.backbone, forks, problem.train, views, context)
+    at_forks(problem.backbone, forks, problem.validation, PLAIN, context)
 
 
-def _trial(problem: Problem, context: Context, strategy: Strategy, last: int, seconds: Sequence[float]) -> Trial:
-    trained = strategy.train(problem, context)
-    bar = context.progress.bar(f"validating, last {last}", len(problem.validation))
-    right = _right(predict_adapter(adapter_of(problem, trained), problem.backbone, problem.validation, bar), problem)
-    accuracy = float(right.mean())
-    error = math.sqrt(max(accuracy * (1 - accuracy), 1 / len(right)) / len(right))
-    tail = sum(seconds[len(seconds) - last :])
-    return Trial(last, accuracy, error, 1e3 * tail, tail / sum(seconds))
+def _depth(
+    problem: Problem, context: Context, strategy: Strategy, last: int, seeds: Sequence[int], plain: Times
+) -> Depth:
+    runs = [strategy.train(replace(problem, seed=seed), context.below(f"seed-{seed}")) for seed in seeds]
+    right = torch.stack([_right(problem, own, context) for own in runs])
+    return Depth(
+        last=last,
+        accuracy=float(right.mean()),
+        error=standard_error(right),
+        seconds=marginal_seconds(problem.backbone, runs[0], plain),
+        trained=runs[0],
+    )
 
 
-def _right(logits: Tensor, problem: Problem) -> Tensor:
-    targets = problem.validation.targets
-    if problem.kind == "multi_label":
-        return ((logits > 0) == (targets > 0)).to(torch.float64).mean(1)
-    return (logits.argmax(1) == targets).to(torch.float64)
+def standard_error(right: Tensor) -> float:
+    """Of the mean of what was right, (seeds, pictures): other pictures and other seeds would have given another."""
+    seeds, pictures = right.shape
+    of_pictures = float(right.mean(0).var(correction=0)) / pictures
+    of_seeds = float(right.mean(1).var()) / seeds if seeds > 1 else 0.0
+    return math.sqrt(of_pictures + of_seeds)
+
+
+def _right(problem: Problem, trained: Trained, context: Context) -> Tensor:
+    """What is right of every validation picture, float64 (n,), the way a server answers."""
+    bar = context.progress.bar("validating", len(problem.validation))
+    logits = predict_adapter(adapter_of(problem, trained), problem.backbone, problem.validation, bar)
+    return hits(problem.kind, logits, problem.validation.targets)

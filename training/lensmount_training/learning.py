@@ -9,7 +9,7 @@ import torch
 
 from lensmount_training.chooser import BASELINE, LORA, Gain, gain, propose
 from lensmount_training.context import Context
-from lensmount_training.depth import Sweep, sweep
+from lensmount_training.depth import Sweep, sweep, usual_depths
 from lensmount_training.evaluation.predicting import predict_adapter
 from lensmount_training.menu import strategy_of
 from lensmount_training.packing import adapter_of
@@ -55,7 +55,7 @@ def learn(recipe: Recipe, problem: Problem, domain: str | None, context: Context
         last = recipe.last
         if name == LORA and last == AUTO:
             depth = _depth(recipe, problem, context)
-            last = depth.chosen
+            last = depth.best.last
         if last == 0:
             continue
         strategy = strategy_of(recipe, name, None if isinstance(last, str) else last, full=full)
@@ -101,7 +101,11 @@ def _stage(strategy: Strategy, problem: Problem, context: Context) -> Learned:
 def _depth(recipe: Recipe, problem: Problem, context: Context) -> Sweep:
     """How deep LoRA needs to go, by measurement."""
     at_one_rank = recipe.model_copy(update={"rank": recipe.rank if isinstance(recipe.rank, int) else SWEPT_RANK})
-    return sweep(problem, context.below("depth"), lambda last: strategy_of(at_one_rank, LORA, last))
+
+    def make(last: int) -> Strategy:
+        return strategy_of(at_one_rank, LORA, last) if last else strategy_of(recipe, BASELINE)
+
+    return sweep(problem, context.below("depth"), make, usual_depths(problem.backbone), views=recipe.views)
 
 
 def _choose(recipe: Recipe, candidates: list[Candidate]) -> tuple[Learned, str]:

@@ -22,7 +22,6 @@ from rich.text import Text
 from lensmount.errors import LensmountError
 from lensmount_adapters.backbones import Backbone
 from lensmount_training.chooser import BASELINE, FINETUNE, LORA, propose
-from lensmount_training.costs import segment_seconds
 from lensmount_training.data.formats import list_pictures
 from lensmount_training.data.listing import Listing
 from lensmount_training.data.reading import check_counts
@@ -33,6 +32,7 @@ from lensmount_training.progress import Progress
 from lensmount_training.recipe import Recipe, listing_options
 from lensmount_training.split import TEST_SHARE, VALIDATION_SHARE
 from lensmount_training.strategies import FineTune, Lora
+from lensmount_training.timing import BATCH, segment_times
 from lensmount_training.workflow import open_backbone
 
 SAMPLE = 8
@@ -110,7 +110,7 @@ def _steps(recipe: Recipe, listing: Listing, smallest: int, backbone: Backbone) 
     sealed = math.ceil(TEST_SHARE * count)
     validation = round(VALIDATION_SHARE * (count - sealed))
     train = count - sealed - validation
-    seconds = segment_seconds(backbone)
+    seconds = [own / BATCH for own in segment_times(backbone, repetitions=3).segments]
     whole = sum(seconds)
     views = len(recipe.views)
     steps = [Step("read", f"{count} pictures, each opened once", count * _decoding(listing))]
