@@ -28,7 +28,6 @@ from lensmount_training.progress import Progress
 from lensmount_training.strategies import Problem
 from lensmount_training.strategies.augment import Augment
 from lensmount_training.strategies.descent import descend
-from lensmount_training.strategies.learner import Learner
 from lensmount_training.strategies.pixel_feed import feeds
 from lensmount_training.strategies.schedule import Schedule
 from lensmount_training.strategies.targets import lora_targets
@@ -80,15 +79,11 @@ def batch_of(material: Material, backbone: Backbone, cache: Path) -> Problem:
 
 def ours(problem: Problem, context: Context) -> Side:
     """The strategy's own descent on cached activations, an epoch of which is one step."""
-    learner, parameters = learner_of(problem)
-    eaten = feeds(problem, fork_of(problem), PLAIN, Augment(), context)
-    return Side(partial(descend, learner, eaten, SCHEDULE, problem, context, {}), parameters)
-
-
-def learner_of(problem: Problem) -> tuple[Learner, dict[str, torch.nn.Parameter]]:
-    """What the strategy trains."""
-    tuned = adapt(problem, targets_of(problem), RANK, 2.0 * RANK)
-    return tuned.learner(RATE), _trained(tuned.peft)
+    targets = targets_of(problem)
+    tuned = adapt(problem, targets, RANK, 2.0 * RANK)
+    eaten = feeds(problem, min(targets), PLAIN, Augment(), context)
+    run = partial(descend, tuned.learner(RATE), eaten, SCHEDULE, problem, context, {})
+    return Side(run, _trained(tuned.peft))
 
 
 def rival(problem: Problem) -> Side:
@@ -111,11 +106,6 @@ def targets_of(problem: Problem) -> dict[int, tuple[str, ...]]:
     return dict(lora_targets(backbone, math.ceil(len(backbone.segments) / 2)))
 
 
-def fork_of(problem: Problem) -> int:
-    """The first segment that is edited."""
-    return min(targets_of(problem))
-
-
 def _steps(peft: Any, optimizer: torch.optim.Optimizer, x: Tensor, targets: Tensor) -> None:
     for _ in range(STEPS):
         step(peft, optimizer, x, targets)
@@ -135,9 +125,9 @@ def _memory(setting: Setting, progress: Progress) -> Peak:
             own.append(peak_mib(partial(_prepare, side, job)))
         bar.advance()
     ratio = spread([a / b for a, b in zip(found[OURS], found[RIVAL], strict=True)])
-    own, other = (round(median(found[side]), 2) for side in (OURS, RIVAL))
+    mib = {side: round(median(values), 2) for side, values in found.items()}
     quartiles = (round(ratio.median, 3), round(ratio.low, 3), round(ratio.high, 3))
-    return Peak(own, other, *quartiles, MEMORY_GOAL)
+    return Peak(mib[OURS], mib[RIVAL], *quartiles, MEMORY_GOAL)
 
 
 @dataclass(frozen=True)

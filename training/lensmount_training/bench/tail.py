@@ -49,16 +49,25 @@ def measure(setting: Setting, progress: Progress) -> Case:
 def ours(setting: Setting, cache: Path) -> float:
     """From the folder to trained blocks; the best validation accuracy of the epochs."""
     problem = setting.material.problem(setting.backbone, cache)
-    _, fit = train(problem, Context(cache=cache))
-    return fit.judgement.accuracy
+    return train(learner_of(problem), problem, Context(cache=cache)).judgement.accuracy
 
 
-def train(problem: Problem, context: Context) -> tuple[Learner, Fit]:
-    """The strategy's own descent."""
+def learner_of(problem: Problem) -> Learner:
+    """The blocks and a head, as fine-tuning unfreezes them."""
     copied = whole(problem.backbone, len(problem.labels))
-    fork = blocks(problem.backbone)[BLOCKS - 1]
+    fork = fork_of(problem)
     deep = tuple(own for index in range(fork, len(copied.segments)) for own in copied.learnable(index))
     copied.head.requires_grad_()
     groups = (Group("blocks", RATES[0], deep), Group("head", RATES[1], tuple(copied.head.parameters())))
-    learner = Learner(copied.tail(fork), groups)
-    return learner, descend(learner, feeds(problem, fork, PLAIN, Augment(), context), SCHEDULE, problem, context, {})
+    return Learner(copied.tail(fork), groups)
+
+
+def fork_of(problem: Problem) -> int:
+    """The first segment of the blocks."""
+    return blocks(problem.backbone)[BLOCKS - 1]
+
+
+def train(learner: Learner, problem: Problem, context: Context) -> Fit:
+    """The strategy's own descent."""
+    eaten = feeds(problem, fork_of(problem), PLAIN, Augment(), context)
+    return descend(learner, eaten, SCHEDULE, problem, context, {})
