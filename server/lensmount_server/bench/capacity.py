@@ -12,11 +12,11 @@ from pathlib import Path
 from statistics import median, quantiles
 
 from lensmount_adapters.backbones import Backbone
+from lensmount_adapters.timing import Timed, in_turns
 from lensmount_server.bench import specimens
 from lensmount_server.bench.memory import rss_bytes
 from lensmount_server.bench.packages import keep, serving, shots
 from lensmount_server.bench.setting import Setting, setting_of
-from lensmount_server.bench.timing import Timed, in_turns
 from lensmount_server.catalog import Catalog
 from lensmount_server.engine.opening import open_engine
 from lensmount_server.engine.plan import plan

@@ -15,6 +15,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from lensmount.cli.group import CommandGroup
+from lensmount_adapters.timing import Rounds
 from lensmount_server.bench.capacity import measure as measure_capacity
 from lensmount_server.bench.decode import measure as measure_decode
 from lensmount_server.bench.engine import TRANSFORMER
@@ -23,7 +24,6 @@ from lensmount_server.bench.pipeline import measure as measure_pipeline
 from lensmount_server.bench.registry import measure as measure_registry
 from lensmount_server.bench.swap import measure as measure_swap
 from lensmount_server.bench.table import decode_table, engine_table, plot
-from lensmount_server.bench.timing import Rounds
 from lensmount_server.engine.settings import DEVICES, ENGINES, PRECISIONS, EngineSettings
 
 MERGED_MIB = 4096

@@ -24,8 +24,8 @@ from PIL import Image
 from timm.data import create_transform, resolve_data_config
 
 from lensmount_adapters.preprocessing import Preprocessing
+from lensmount_adapters.timing import Rounds, Timed, in_turns
 from lensmount_server.bench.clips import FULL_HD, HD, NO_B_FRAMES, Recipe, write
-from lensmount_server.bench.timing import Rounds, Timed, in_turns
 from lensmount_server.video.decoder import Decoded, PictureDecoder
 from lensmount_server.video.effort import Thrift
 from lensmount_server.video.limits import PictureLimits

@@ -12,10 +12,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lensmount_adapters.adapter import Adapter
 from lensmount_adapters.backbones import Backbone
+from lensmount_adapters.timing import Rounds, Spread, Timed, in_turns
 from lensmount_server.bench import rivals, specimens
 from lensmount_server.bench.bare import Bare, CompiledBare, EagerBare
 from lensmount_server.bench.setting import Setting, setting_of
-from lensmount_server.bench.timing import Rounds, Spread, Timed, in_turns
 from lensmount_server.engine.cpu.executor import CpuExecutor
 from lensmount_server.engine.lowered import DTYPES
 from lensmount_server.engine.opening import open_engine

@@ -19,12 +19,12 @@ from lensmount.client import Client
 from lensmount.errors import UnavailableError
 from lensmount.results import Drops, Result
 from lensmount_adapters.adapter import Adapter
+from lensmount_adapters.timing import spread
 from lensmount_server.bench import clips, specimens
 from lensmount_server.bench.cores import cpu_s, descendants
 from lensmount_server.bench.packages import Specimen
 from lensmount_server.bench.served import packages, pair, server
 from lensmount_server.bench.setting import Setting, setting_of
-from lensmount_server.bench.timing import spread
 from lensmount_server.engine.cpu.executor import CpuExecutor
 from lensmount_server.engine.opening import open_engine
 from lensmount_server.engine.runtime import Engine, Job

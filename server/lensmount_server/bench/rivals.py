@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lensmount_adapters.adapter import Adapter
 from lensmount_adapters.backbones import Backbone
-from lensmount_server.bench.timing import Rounds, in_turns
+from lensmount_adapters.timing import Rounds, in_turns
 from lensmount_server.engine.lowered import DTYPES
 
 Run = Callable[[], object]

@@ -35,13 +35,18 @@ class Rounds:
 
 
 def in_turns(
-    sides: Mapping[str, Timed], rounds: int, clock: Callable[[], float] = time.perf_counter
+    sides: Mapping[str, Timed],
+    rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
+    *,
+    warm_up: bool = True,
 ) -> Iterator[Rounds]:
     """Run every side once a round, after one round that does not count; gives what was measured after each round.
 
     Every other round goes backwards, so that nobody always runs behind the same neighbour. The clock gives seconds.
+    Without `warm_up` all rounds count: for sides that take so long that what a first run costs does not show.
     """
-    for run in sides.values():
+    for run in sides.values() if warm_up else ():
         run()
     ms: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(rounds):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from lensmount_server.bench.timing import Rounds, in_turns
+from lensmount_adapters.timing import Rounds, in_turns
 
 
 def test_sides_run_in_turns_and_the_first_round_does_not_count() -> None:
@@ -11,6 +11,13 @@ def test_sides_run_in_turns_and_the_first_round_does_not_count() -> None:
     counts = [len(done.ms["a"]) for done in in_turns(sides, 3)]
     assert counts == [1, 2, 3]
     assert "".join(ran) == "ab" + "ab" + "ba" + "ab"
+
+
+def test_without_a_warm_up_every_round_counts() -> None:
+    ran: list[str] = []
+    sides = {"a": lambda: ran.append("a"), "b": lambda: ran.append("b")}
+    assert [len(done.ms["b"]) for done in in_turns(sides, 2, warm_up=False)] == [1, 2]
+    assert "".join(ran) == "ab" + "ba"
 
 
 def test_a_ratio_is_taken_round_by_round() -> None:
