@@ -17,9 +17,8 @@ from torch import Tensor
 
 from lensmount_adapters.backbones import Backbone
 from lensmount_training.context import Context
-from lensmount_training.evaluation.predicting import predict_adapter
+from lensmount_training.evaluation.predicting import predict
 from lensmount_training.features import PLAIN, POOLED, at_forks
-from lensmount_training.packing import adapter_of
 from lensmount_training.strategies.choice import Option, cheapest_good
 from lensmount_training.strategies.losses import hits
 from lensmount_training.strategies.strategy import Problem, Strategy, Trained
@@ -152,5 +151,5 @@ def standard_error(right: Tensor) -> float:
 def _right(problem: Problem, trained: Trained, context: Context) -> Tensor:
     """What is right of every validation picture, float64 (n,), the way a server answers."""
     bar = context.progress.bar("validating", len(problem.validation))
-    logits = predict_adapter(adapter_of(problem, trained), problem.backbone, problem.validation, bar)
+    logits = predict(trained.forward, problem.backbone, problem.validation, bar)
     return hits(problem.kind, logits, problem.validation.targets)

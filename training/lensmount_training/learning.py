@@ -14,7 +14,7 @@ from lensmount_training.evaluation.predicting import predict_adapter
 from lensmount_training.menu import strategy_of
 from lensmount_training.packing import adapter_of
 from lensmount_training.recipe import Recipe
-from lensmount_training.stages import Learned, once
+from lensmount_training.stages import Kept, Learned, once
 from lensmount_training.strategies import Problem, Strategy
 
 AUTO = "auto"
@@ -93,7 +93,7 @@ def _stage(strategy: Strategy, problem: Problem, context: Context) -> Learned:
         trained = strategy.train(problem, own)
         bar = context.progress.bar("validating", len(problem.validation))
         logits = predict_adapter(adapter_of(problem, trained), problem.backbone, problem.validation, bar)
-        return Learned(strategy.name, trained, logits, time.perf_counter() - start)
+        return Learned(strategy.name, Kept.of(trained), logits, time.perf_counter() - start)
 
     return once(own.checkpoints, make)
 

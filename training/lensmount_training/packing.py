@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -17,13 +18,38 @@ from lensmount_adapters.answering import answer_each
 from lensmount_adapters.golden import Golden
 from lensmount_adapters.heads import HeadSpec
 from lensmount_adapters.lora import LoraConfig
-from lensmount_adapters.manifest import BackboneRef, Manifest, Provenance
+from lensmount_adapters.manifest import BackboneRef, Edit, Manifest, Provenance
 from lensmount_adapters.package import Content, write_package
 from lensmount_adapters.pictures import Pixels
 from lensmount_training.recipe import RECIPE
-from lensmount_training.strategies import Problem, Trained
+from lensmount_training.strategies import Problem
+from lensmount_training.strategies.strategy import Settings
 
 VERSIONED = ("lensmount", "torch", "timm", "peft")
+
+
+class Packable(Protocol):
+    """What was trained, fresh from a strategy or kept by a stage; see `Trained`."""
+
+    @property
+    def tensors(self) -> Mapping[str, torch.Tensor]:
+        """By their names in the model."""
+
+    @property
+    def settings(self) -> Settings:
+        """What the strategy used."""
+
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        """By segment."""
+
+    @property
+    def lora(self) -> Mapping[str, object] | None:
+        """PEFT's config."""
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """What the strategy measured on the way."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +69,7 @@ class Description:
 DRAFT = Description()
 
 
-def adapter_of(problem: Problem, trained: Trained, description: Description = DRAFT) -> Adapter:
+def adapter_of(problem: Problem, trained: Packable, description: Description = DRAFT) -> Adapter:
     """What was trained, on its backbone, as a server would mount it: for logits, its description does not matter."""
     lora = LoraConfig.model_validate_json(json.dumps(trained.lora)) if trained.lora is not None else None
     tensors = {name: _as_packed(tensor) for name, tensor in trained.tensors.items()}
@@ -51,7 +77,7 @@ def adapter_of(problem: Problem, trained: Trained, description: Description = DR
 
 
 def pack(
-    problem: Problem, trained: Trained, manifest: Manifest, specimens: tuple[Pixels, ...], card: str, target: Path
+    problem: Problem, trained: Packable, manifest: Manifest, specimens: tuple[Pixels, ...], card: str, target: Path
 ) -> None:
     """Write the package into the new folder `target`, whole or not at all; `specimens` are its golden pictures.
 
@@ -68,7 +94,7 @@ def pack(
         raise InvalidInputError(message, field="out", value=target, fix=fix) from error
 
 
-def manifest_of(problem: Problem, trained: Trained, description: Description) -> Manifest:
+def manifest_of(problem: Problem, trained: Packable, description: Description) -> Manifest:
     """The manifest of what was trained."""
     backbone = problem.backbone
     names = [segment.name for segment in backbone.segments]

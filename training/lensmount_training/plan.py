@@ -22,18 +22,16 @@ from rich.text import Text
 from lensmount.errors import LensmountError
 from lensmount_adapters.backbones import Backbone
 from lensmount_training.chooser import BASELINE, FINETUNE, LORA, propose
-from lensmount_training.data.formats import list_pictures
 from lensmount_training.data.listing import Listing
 from lensmount_training.data.reading import check_counts
-from lensmount_training.evaluation.required import check_required
 from lensmount_training.menu import strategy_of
 from lensmount_training.places import choose_out
 from lensmount_training.progress import Progress
-from lensmount_training.recipe import Recipe, listing_options
+from lensmount_training.recipe import Recipe
 from lensmount_training.split import TEST_SHARE, VALIDATION_SHARE
 from lensmount_training.strategies import FineTune, Lora
 from lensmount_training.timing import BATCH, segment_times
-from lensmount_training.workflow import open_backbone
+from lensmount_training.workflow import listed, open_backbone
 
 SAMPLE = 8
 # A step backward costs about two forward.
@@ -72,9 +70,8 @@ class Plan:
 def plan_of(recipe: Recipe, out: Path | None, progress: Progress) -> Plan:
     """Plan a run; raises what the run itself would raise for data, settings and places that can not work."""
     target = choose_out(recipe.task, out, progress)
+    listing = listed(recipe)
     backbone = open_backbone(recipe, progress)
-    listing = list_pictures(recipe.data, listing_options(recipe))
-    check_required(recipe.require_recall, listing.labels)
     counts = Counter(label for entry in listing.entries for label in entry.labels)
     check_counts(listing.labels, counts, "pictures")
     return Plan(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +13,30 @@ from torch import Tensor
 from lensmount.errors import InvalidInputError
 from lensmount_adapters.manifest import Edit
 from lensmount_training.processes import current
-from lensmount_training.strategies.strategy import Trained
+from lensmount_training.strategies.strategy import Settings, Trained
 
 FILE = "learned.pt"
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """What a package holds of what a strategy trained; see `Trained`."""
+
+    tensors: Mapping[str, Tensor]
+    settings: Settings
+    edits: tuple[Edit, ...]
+    lora: Mapping[str, object] | None
+    metrics: Mapping[str, float]
+
+    @classmethod
+    def of(cls, trained: Trained) -> Kept:
+        """Without the model that was trained."""
+        return cls(trained.tensors, trained.settings, trained.edits, trained.lora, trained.metrics)
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers a package of it holds."""
+        return sum(tensor.numel() for tensor in self.tensors.values())
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +44,7 @@ class Learned:
     """What a strategy made, its logits float32 (n, labels) on the validation pictures, and the seconds it took."""
 
     name: str
-    trained: Trained
+    trained: Kept
     validation: Tensor
     seconds: float
 
@@ -77,9 +98,8 @@ def _plain(learned: Learned) -> dict[str, object]:
 
 def _load(path: Path) -> Learned:
     known = torch.load(path, map_location="cpu", weights_only=True)
-    trained = Trained(
+    trained = Kept(
         tensors=known["tensors"],
-        forward=torch.nn.Identity(),
         settings=known["settings"],
         edits=tuple(Edit(**edit) for edit in known["edits"]),
         lora=known["lora"],

@@ -19,7 +19,7 @@ from lensmount_training.audit.duplicates import near_duplicate_sets
 from lensmount_training.context import Context, default_cache
 from lensmount_training.data.dataset import Dataset
 from lensmount_training.data.formats import list_pictures
-from lensmount_training.data.listing import Skipped
+from lensmount_training.data.listing import Listing, Skipped
 from lensmount_training.data.reading import read
 from lensmount_training.data.rows import prune
 from lensmount_training.evaluation import Scores
@@ -79,11 +79,12 @@ def train(
     started = time.perf_counter()
     progress = progress or NoProgress()
     target = choose_out(recipe.task, out, progress)
+    listing = listed(recipe)
     backbone = backbone or open_backbone(recipe, progress)
     cache = cache or default_cache()
     with opened(target, recipe, progress, fresh=fresh) as folder, tensorboard(folder.path / "tensorboard") as log:
         context = Context(progress, cache, folder.stages, log)
-        dataset = read_data(recipe, backbone, context)
+        dataset = read(listing, backbone.preprocessing, cache, progress)
         folder.check_found(data=dataset.hash, backbone=backbone.fingerprint)
         domain = examine(recipe, dataset, backbone, context, folder)
         split = split_once(dataset, recipe.seed, target, near_duplicate_sets(dataset, context))
@@ -118,7 +119,7 @@ def train_beside(recipe: Recipe, *, cache: Path | None = None, backbone: Backbon
     """
     backbone = backbone or open_backbone(recipe, NoProgress())
     context = Context(cache=cache or default_cache())
-    dataset = read_data(recipe, backbone, context)
+    dataset = read(listed(recipe), backbone.preprocessing, context.cache, context.progress)
     split, domain = processes.current().same((None, None))
     if split is not None:
         learn(recipe, problem_of(recipe, dataset, split, backbone), domain, context)
@@ -133,11 +134,11 @@ def open_backbone(recipe: Recipe, progress: Progress) -> Backbone:
     return load_backbone(chosen.name, recipe.weights)
 
 
-def read_data(recipe: Recipe, backbone: Backbone, context: Context) -> Dataset:
-    """List and read the recipe's data."""
+def listed(recipe: Recipe) -> Listing:
+    """List the recipe's data; raises InvalidInputError for data and settings that do not go together."""
     listing = list_pictures(recipe.data, listing_options(recipe))
     check_required(recipe.require_recall, listing.labels)
-    return read(listing, backbone.preprocessing, context.cache, context.progress)
+    return listing
 
 
 def examine(recipe: Recipe, dataset: Dataset, backbone: Backbone, context: Context, folder: RunFolder) -> str | None:
