@@ -20,16 +20,16 @@ from lensmount_server.config import ServeConfig
 from lensmount_server.engine.settings import EngineSettings
 from lensmount_training.context import Context
 from lensmount_training.data import Pictures
-from lensmount_training.evaluation import score
-from lensmount_training.packing import Result, pack
-from lensmount_training.strategies import FeatureExtraction, Lora, Problem, Strategy
-from lensmount_training.strategies.descent import Schedule
+from lensmount_training.packing import Description, manifest_of, pack
+from lensmount_training.strategies import FeatureExtraction, FineTune, Lora, Problem, Strategy
+from lensmount_training.strategies.schedule import Schedule
 from videos import ANYWHERE
 from zygotes import shared_zygote
 
 LABELS = ("hole", "ok", "stain")
 STRATEGIES: dict[str, Strategy] = {
     "features": FeatureExtraction(views=("identity",)),
+    "finetune": FineTune(views=("identity",), full=True, deep_rate=1e-3, schedule=Schedule(epochs=1)),
     "lora": Lora(rank=4, alpha=8, views=("identity",), schedule=Schedule(epochs=1)),
 }
 
@@ -39,9 +39,8 @@ def train(backbone: Backbone, strategy: Strategy, specimens: tuple[Pixels, ...],
     shots = Pictures.of(stacked(backbone, pictures(12)), torch.arange(12) % 3)
     problem = Problem(backbone, LABELS, shots, shots, seed=0)
     trained = strategy.train(problem, Context(cache=folder / "cache"))
-    scores = score(torch.eye(3)[shots.targets], shots.targets, LABELS)
-    result = Result("defect", strategy.name, problem, trained, shots, scores, scores, "0" * 64, specimens)
-    pack(result, folder / "package")
+    manifest = manifest_of(problem, trained, Description("defect", strategy.name, "0" * 64))
+    pack(problem, trained, manifest, specimens, "# defect\n", folder / "package")
     return folder / "package"
 
 

@@ -12,8 +12,7 @@ from PIL import Image
 from skimage import data as photographs
 
 from lensmount_adapters.backbones import load_backbone
-from lensmount_training.strategies import FeatureExtraction, Lora
-from lensmount_training.strategies.descent import Schedule
+from lensmount_training.recipe import Recipe
 from lensmount_training.workflow import train
 
 OURS = Path(os.environ.get("LENSMOUNT_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -38,7 +37,8 @@ def crops(folder: Path, per_class: int) -> Path:
 def test_surfaces_on_the_backbone_that_pip_brings(tmp_path: Path) -> None:
     folder = crops(tmp_path / "surfaces", 12)
     backbone = load_backbone("tf_efficientnet_lite0")
-    run = train(folder, "surface", FeatureExtraction(), backbone, tmp_path / "surface")
+    recipe = Recipe(data=folder, task="surface", strategy="features")
+    run = train(recipe, tmp_path / "surface", backbone=backbone)
     assert run.test.accuracy >= 0.8  # a third by guessing, 1.0 when this was written
     assert run.trained_parameters == 3 * 1280 + 3
 
@@ -51,7 +51,7 @@ def test_defects_of_circuit_boards_on_a_vision_transformer(tmp_path: Path) -> No
             (tmp_path / "boards" / label).mkdir(parents=True, exist_ok=True)
             shutil.copy(file, tmp_path / "boards" / label)
     backbone = load_backbone("vit_tiny_patch16_224", OURS / "vit_tiny_patch16_224.safetensors")
-    strategy = Lora(rank=4, last_segments=3, schedule=Schedule(epochs=3))
-    run = train(tmp_path / "boards", "defect", strategy, backbone, tmp_path / "defect")
+    recipe = Recipe(data=tmp_path / "boards", task="defect", strategy="lora", rank=4, last=3, epochs=3)
+    run = train(recipe, tmp_path / "defect", backbone=backbone)
     assert run.test.accuracy >= 0.7
     assert run.manifest.fork == 11

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from lensmount_training.audit import audit
+from lensmount_training.audit.auditing import audit
 from lensmount_training.bench.case import Case, Known
 from lensmount_training.bench.material import dataset_of
 from lensmount_training.bench.setting import Setting
