@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ def data(folder: Path, labels: list[tuple[int, ...]], side: int = 20) -> Dataset
         name = f"{number}.png"
         Image.fromarray(pixels).save(folder / name)
         pictures.append(Picture(name, own, str(number), "", "", Facts(side, side, 0.5, 1)))
-        entries[name] = Entry(name, ("x",), lambda path=folder / name: read_file(path))
+        entries[name] = Entry(name, ("x",), partial(read_file, folder / name))
     return Dataset(folder, "multi_label", ("a", "b", "c", "d", "e", "f"), tuple(pictures), torch.empty(0), (), entries)
 
 
