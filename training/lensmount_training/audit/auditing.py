@@ -47,7 +47,7 @@ class Audit:
 
     @property
     def verdict(self) -> Verdict:
-        """ "stop" when something must be looked at before training, "look" when something is worth it."""
+        """What comes of it: "stop" with an error among the findings, "look" with a warning."""
         levels = {finding.level for finding in self.findings}
         return "stop" if "error" in levels else "look" if "warning" in levels else "fine"
 

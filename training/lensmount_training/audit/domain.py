@@ -97,7 +97,7 @@ def _named(value: float) -> Distance:
         "far": "they are unlike photographs, so frozen features fit badly: edit the segments (lora), or fine-tune",
     }[word]
     scale = f"0 is a photograph, 1 is noise; medium from {MEDIUM}, far from {FAR}"
-    return Distance(round(value, 4), word, f"The distance is {value:.2f} ({scale}): {meaning}.")
+    return Distance(round(value, 2), word, f"The distance is {value:.2f} ({scale}): {meaning}.")
 
 
 def _unknown(why: str) -> Distance:

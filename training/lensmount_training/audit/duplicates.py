@@ -105,7 +105,7 @@ def alike(one: Grey, other: Grey) -> bool:
 def _outside(reference: Floats, picture: Floats) -> Floats:
     """By how many grey levels each pixel leaves the range that `reference` has around it."""
     low, high = cv2.erode(reference, _AROUND), cv2.dilate(reference, _AROUND)
-    return np.maximum(low - picture, picture - high)
+    return np.asarray(np.maximum(low - picture, picture - high), np.float32)
 
 
 def _details(picture: Floats) -> Floats:

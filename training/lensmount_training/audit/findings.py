@@ -125,8 +125,8 @@ def _labels(dataset: Dataset, judgement: Judgement) -> Iterator[Finding]:
         grave = share > MOST_LABEL_ERRORS
         text = (
             f"{counted(len(likely), 'label is', 'labels are')} probably wrong ({share:.1%} of the pictures"
-            f"{', more than 5 %' if grave else ''}), first {likely[0].file}: given {_said(likely[0].given)}, looks like "
-            f"{_said(likely[0].suggested)}. Look at them and correct the folders."
+            f"{', more than 5 %' if grave else ''}), first {likely[0].file}: given {_said(likely[0].given)}, looks "
+            f"like {_said(likely[0].suggested)}. Look at them and correct the labels."
         )
         yield Finding("error" if grave else "warning", "label errors", text, tuple(issue.file for issue in likely))
     if doubtful and judgement.accuracy >= LEAST_ACCURACY:
@@ -185,8 +185,8 @@ def _shortcut(dataset: Dataset, words: str, files: set[str]) -> Iterator[Finding
         others = len(dataset.pictures) - len(own)
         if len(own & files) > SHORTCUT * len(own) and len(files - own) < ELSEWHERE * others:
             text = (
-                f"Most pictures of {label} are like that ({words}), and hardly any other: a model may learn that in place "
-                f"of {label}. Take pictures of all classes in the same way."
+                f"Most pictures of {label} are like that ({words}), and hardly any other: a model may learn that in "
+                f"place of {label}. Take pictures of all classes in the same way."
             )
             yield Finding("warning", "shortcut", text, tuple(sorted(own & files)))
 

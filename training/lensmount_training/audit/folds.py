@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
+from threadpoolctl import threadpool_limits
 
 from lensmount_training.progress import Progress
 
@@ -71,7 +72,7 @@ def _cuts(targets: NDArray[Any], groups: Places, seed: int) -> tuple[list[tuple[
             return list(alone.split(rows)), not parted
         return list(GroupKFold(folds, shuffle=True, random_state=seed).split(rows, groups=groups)), True
     if not parted:
-        folds = min(FOLDS, min(len(set(groups[targets == label].tolist())) for label in np.unique(targets)))
+        folds = min(FOLDS, *(len(set(groups[targets == label].tolist())) for label in np.unique(targets)))
         if folds > 1:
             kept = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
             cuts = list(kept.split(rows, targets, groups))
@@ -113,7 +114,8 @@ def _one_label(features: Floats, having: Places, judged: Floats) -> Floats:
 
 def _classifier(features: Floats, targets: NDArray[Any]) -> Any:
     model = LogisticRegression(C=1 / (DECAY * len(targets)), class_weight="balanced", max_iter=ITERATIONS)
-    with warnings.catch_warnings():
+    # So small a problem is solved fastest by one thread: ten times faster where others use the cores, too.
+    with warnings.catch_warnings(), threadpool_limits(1):
         # Where it stops after 200 steps the probabilities are good enough to be doubted by.
         warnings.filterwarnings("ignore", category=ConvergenceWarning)
         return model.fit(features, targets)

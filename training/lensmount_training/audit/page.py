@@ -16,7 +16,7 @@ from lensmount_training.context import Context
 from lensmount_training.data.dataset import Dataset
 
 SHOWN = 12
-DOUBTED = 40
+DOUBTED = 20
 MARKS = {"error": "look before training", "warning": "worth a look", "note": "good to know"}
 
 
