@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from lensmount_adapters.backbones.backbone import fingerprint
 from lensmount_adapters.package import content_hash, read_package
 from lensmount_server.engine.plan import plan
 from lensmount_server.engine.reference import ReferenceExecutor
-from lensmount_training import learning
+from lensmount_training import learning, menu
 from lensmount_training.context import Context
 from lensmount_training.data import Dataset
 from lensmount_training.data.folder import list_folder
@@ -44,7 +46,16 @@ def recipe(data: Path, strategy: str = "features", **choices: Any) -> Recipe:
 
 LORA: dict[str, Any] = {"strategy": "lora", "rank": 4, "epochs": 4}
 # Random weights have more to learn than pretrained ones.
-FINETUNE = {"strategy": "finetune", "epochs": 6, "learning_rate": 1e-2, "backbone_rate": 1e-3}
+FINETUNE = {"strategy": "finetune", "last": 2, "epochs": 4, "learning_rate": 1e-2, "backbone_rate": 1e-3}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_steps() -> Iterator[None]:
+    """Small sets get a hundred steps at least; here fewer do."""
+    with pytest.MonkeyPatch.context() as patched:
+        usual = menu._schedule
+        patched.setattr(menu, "_schedule", lambda *own: replace(usual(*own), least_steps=25))
+        yield
 
 
 @pytest.fixture(scope="module")

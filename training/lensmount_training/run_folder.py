@@ -42,10 +42,13 @@ class RunFolder:
 
     def mark(self, state: State, **found: str) -> None:
         """Set the state, durably enough for a process that dies; `found` is what the run found its data to be."""
-        known = {**self._state(), **found, "state": state}
-        partial = self.path / f"{STATE}.partial"
-        partial.write_text(json.dumps(known, indent=1) + "\n")
-        partial.replace(self.path / STATE)
+        self.put(STATE, json.dumps({**self._state(), **found, "state": state}, indent=1) + "\n")
+
+    def put(self, name: str, text: str) -> None:
+        """Write a file, whole or not at all."""
+        partial = self.path / f".{name}.partial"
+        partial.write_text(text)
+        partial.replace(self.path / name)
 
     def check_found(self, **found: str) -> None:
         """Remember what data and backbone were found to be; raises InvalidInputError when they changed since."""
@@ -104,7 +107,7 @@ def _take_up(folder: RunFolder, recipe: Recipe, progress: Progress, *, fresh: bo
             message = f"an unfinished run has other settings: {', '.join(changed)}"
             raise InvalidInputError(message, field="resume", value=folder.path, fix=FRESH)
         _clear(folder)
-    (folder.path / RECIPE).write_text(recipe.as_yaml())
+    folder.put(RECIPE, recipe.as_yaml())
     folder.mark("running")
 
 

@@ -170,7 +170,7 @@ def _full(*_: object) -> int:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("nowhere",), "no such folder (got nowhere). Fix:"),
+        (("nowhere",), "no such file or folder (got nowhere). Fix:"),
         ((".", "--out", "cache-file/x"), "out: can not be written"),
         ((".", "--seed", "-1"), "--seed"),
     ],
