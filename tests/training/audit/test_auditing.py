@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,9 @@ from lensmount_training.audit.balance import class_balance
 from lensmount_training.audit.sheets import MOST, PER_CLASS, draw_sheets
 from lensmount_training.context import Context
 from lensmount_training.data.dataset import Dataset
+from lensmount_training.data.folder import list_folder
+from lensmount_training.data.listing import Listing
+from lensmount_training.data.reading import read
 from lensmount_training.strategies.strategy import Problem
 from planted import blurred, clean, jpeg, opened, resized, save, surface
 
@@ -90,6 +94,22 @@ def test_the_same_data_give_the_same_audit(clean_data: Dataset, backbone: Backbo
     one, other = (audit(clean_data, backbone, context, seed=3) for _ in range(2))
     assert one == other
     assert one.sheets != audit(clean_data, backbone, context, seed=4).sheets
+
+
+def test_pictures_with_several_labels(clean_folder: Path, backbone: Backbone, context: Context) -> None:
+    """Bricks and grass are natural, grass and gravel lie on the ground; one brick is said to."""
+    labels = {"brick": ("natural",), "grass": ("ground", "natural"), "gravel": ("ground",)}
+    entries = tuple(
+        replace(entry, labels=("ground", "natural") if entry.file == "brick/005.png" else labels[entry.labels[0]])
+        for entry in list_folder(clean_folder).entries
+    )
+    listing = Listing(clean_folder, "test", "multi_label", ("ground", "natural"), entries)
+    found = audit(read(listing, backbone.preprocessing, context.cache, context.progress), backbone, context)
+    assert [own.pictures for own in found.parts.balance.classes] == [49, 48]
+    assert [(issue.file, issue.suggested) for issue in found.parts.judgement.likely] == [
+        ("brick/005.png", ("natural",)),
+    ]  # fmt: skip
+    assert [sheet.pictures for sheet in found.sheets] == [49, 48]
 
 
 def test_small_and_uneven_classes(tmp_path: Path, backbone: Backbone, context: Context) -> None:

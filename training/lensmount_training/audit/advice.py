@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from statistics import median
 
-from lensmount_training.audit.findings import Parts, named
+from lensmount_training.audit.findings import GOOD_ACCURACY, Parts, named
 from lensmount_training.data.dataset import Dataset
 
 ENOUGH, PLENTY = 50, 200
@@ -87,7 +87,7 @@ def _backbones(dataset: Dataset, backbone: str, parts: Parts) -> Iterator[str]:
         return
     if side < SMALL_SIDE:
         yield (
-            f"Backbone: the pictures are small (half of them below {side:.0f} pixels), so a small input is enough: "
+            f"Backbone: the pictures are small (commonly {side:.0f} pixels), so a small input is enough: "
             "tf_efficientnet_lite0, which needs no download, or resnet50 where libraries and edge devices ask for it."
         )
     else:
@@ -95,7 +95,7 @@ def _backbones(dataset: Dataset, backbone: str, parts: Parts) -> Iterator[str]:
             "Backbone: efficientnet_b4 by default, since its 380 pixels show small things; resnet50 where libraries or "
             "edge devices ask for it; tf_efficientnet_lite0 without a network."
         )
-    if parts.distance.word == "far" or parts.judgement.accuracy < 0.8:
+    if parts.judgement.accuracy < GOOD_ACCURACY:
         yield "vit_base_patch16_224, with lora, where the whole of a picture decides (how parts lie to each other)."
 
 

@@ -108,9 +108,14 @@ def _read_split(path: Path) -> dict[str, list[str]]:
 
 def _print(found: Audit, headline: str, page: Path) -> None:
     shown = console()
-    rows = ((Text(own.level, STYLES[own.level]), own.kind, own.text) for own in found.findings)
+    rows = ((Text(own.level, STYLES[own.level]), own.kind, _printable(own.text)) for own in found.findings)
     shown.print(table("", "what", "found", rows=rows))
     for sentence in found.advice:
-        shown.print(Text(f"· {sentence}"))
+        shown.print(Text(f"· {_printable(sentence)}"))
     shown.print(Text(f"\n{headline}", "bold"))
     shown.print(Text(f"Page: {page}"), soft_wrap=True)
+
+
+def _printable(text: str) -> str:
+    """File names that are no text, as their escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -124,7 +124,9 @@ def _multi(
 ) -> Iterator[LabelIssue]:
     """A picture's worst label decides; the suggestion is its labels with that one added or taken away."""
     own = [np.flatnonzero(row).tolist() for row in targets]
-    ranked = find_multilabel_issues(own, probabilities, return_indices_ranked_by="self_confidence", n_jobs=1)
+    # cleanlab's estimate of the noise leaves out what it is less sure of than usual: much, where labels are easy.
+    options = {"return_indices_ranked_by": "self_confidence", "filter_by": "predicted_neq_given", "n_jobs": 1}
+    ranked = find_multilabel_issues(own, probabilities, **options)
     near = _neighbours(features)
     agreement = np.where(targets == 1, probabilities, 1 - probabilities)
     for place in ranked.tolist():

@@ -42,7 +42,7 @@ def find_leakage(dataset: Dataset, duplicates: Duplicates, split: Split | None) 
         *(("near-duplicates", "", tuple(sorted(files))) for files in duplicates.sets),
         *(("copies", "", pair) for pair in copies),
     ]
-    across = tuple(_leaks(alike, {file: " + ".join(own) for file, own in labels.items()}))
+    across = tuple(_leaks(alike, {file: " + ".join(own) or "no label" for file, own in labels.items()}))
     if split is None:
         return Leakage(across, ())
     parts = _parts(split, labels)

@@ -14,8 +14,9 @@ class's median; of real pictures the least had 0.023 of it, and blurred by 3 pix
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 import cv2
 import numpy as np
@@ -92,13 +93,14 @@ def look(dataset: Dataset, context: Context) -> Looks:
     pictures = {picture.file: picture for picture in dataset.pictures if picture.file in measured}
     if not pictures:
         return Looks((), {}, unreadable)
-    judged = _judge({file: {**measured[file], **_shape(picture)} for file, picture in pictures.items()})
-    flags = {kind: judged.index[judged[f"is_{kind}_issue"].astype(bool)].tolist() for kind in JUDGED}
+    judged = _judge([{**measured[file], **_shape(picture)} for file, picture in pictures.items()])
+    flags = {kind: list(compress(pictures, judged[f"is_{kind}_issue"].astype(bool))) for kind in JUDGED}
+    scores = {kind: dict(zip(pictures, judged[f"{kind}_score"].tolist(), strict=True)) for kind in JUDGED}
     flags["blurry"] = sorted({*flags["blurry"], *_unsharp(pictures, {*flags["dark"], *flags["low_information"]})})
     flags["odd_size"] = _odd_sizes(flags["odd_size"], pictures)
     flags |= _mixed(flags.pop("grayscale"), list(pictures))
     usual = {kind: len(own) / len(pictures) for kind, own in flags.items() if len(own) > USUAL * len(pictures)}
-    faults = [_fault(file, kind, judged) for kind, own in flags.items() if kind not in usual for file in own]
+    faults = [_fault(file, kind, scores) for kind, own in flags.items() if kind not in usual for file in own]
     return Looks(tuple(sorted(faults, key=lambda own: (own.kind, own.score, own.file))), usual, unreadable)
 
 
@@ -131,9 +133,9 @@ def _shape(picture: Picture) -> Measures:
     return {"aspect_ratio": min(width / height, height / width), "size": (width * height) ** 0.5}
 
 
-def _judge(measures: dict[str, Measures]) -> pd.DataFrame:
-    """Scores and flags by file, as cleanvision's manager gives them."""
-    raw = pd.DataFrame.from_dict(measures, orient="index")
+def _judge(measures: Sequence[Measures]) -> pd.DataFrame:
+    """Scores and flags in the same order, as cleanvision's manager gives them."""
+    raw = pd.DataFrame(measures)
     manager = ImagePropertyIssueManager()
     manager.issues = pd.DataFrame(index=raw.index)
     manager.update_issues(raw, list(JUDGED))
@@ -166,7 +168,5 @@ def _mixed(grey: Sequence[str], files: Sequence[str]) -> dict[str, list[str]]:
     return {"coloured": sorted(set(files) - set(grey))}
 
 
-def _fault(file: str, kind: str, judged: pd.DataFrame) -> Look:
-    column = "grayscale_score" if kind == "coloured" else f"{kind}_score"
-    score = 0.0 if kind in {"grayscale", "coloured"} else float(judged.at[file, column])
-    return Look(file, kind, round(score, 4))
+def _fault(file: str, kind: str, scores: Mapping[str, Mapping[str, float]]) -> Look:
+    return Look(file, kind, 0.0 if kind in {"grayscale", "coloured"} else round(float(scores[kind][file]), 4))
