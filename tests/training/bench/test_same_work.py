@@ -126,7 +126,7 @@ def test_a_head_takes_as_many_steps_and_learns_as_much(
     assert logged.count("loss") == len(steps)
     assert logged.count("validation_accuracy") == len(judged)
     ours = probe.ours(own, own.cache)
-    assert abs(ours - theirs) < 0.2
+    assert abs(ours - theirs) < 0.25
     assert min(ours, theirs) > 0.6
 
 
