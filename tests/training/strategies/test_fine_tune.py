@@ -18,6 +18,7 @@ from lensmount_adapters.backbones.backbone import fingerprint
 from lensmount_adapters.lora import LoraConfig
 from lensmount_adapters.package import Content
 from lensmount_training.context import Context
+from lensmount_training.progress import NoProgress
 from lensmount_training.strategies import FineTune, FromScratch, Problem, Trained, fine_tune
 from lensmount_training.strategies.augment import Augment
 from lensmount_training.strategies.descent import Fit, Judgement, descend
@@ -32,6 +33,14 @@ FAST = FineTune(schedule=QUICK, head_epochs=1, shallow_rate=1e-3, deep_rate=1e-4
 @pytest.fixture
 def context(tmp_path: Path) -> Context:
     return Context(cache=tmp_path)
+
+
+class Said(NoProgress):
+    def __init__(self) -> None:
+        self.sentences: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.sentences.append(text)
 
 
 class Judged:
@@ -190,6 +199,17 @@ def test_as_lora_it_answers_the_same(kind: Any, context: Context, monkeypatch: p
     assert float(agree.double().mean()) >= 0.9
     found, expected = served(problem, low)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_what_lora_can_not_hold_stays_replaced(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Statistics that moved in every segment that was unfrozen."""
+    Judged(monkeypatch, [0.1, 0.2])
+    said = Said()
+    strategy = replace(FAST, last_segments=1, batch_norm=True, as_lora=True)
+    trained = strategy.train(hard_problem("test_efficientnet", 8), replace(context, progress=said))
+    assert {edit.kind for edit in trained.edits} == {"replace"}
+    assert trained.lora is None
+    assert "stays" in said.sentences[0]
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,12 @@ def test_numbers_that_can_not_work(field: str, value: float) -> None:
     assert caught.value.fix
 
 
+def test_portions_are_small_where_caches_are() -> None:
+    schedule = Schedule(batch=32)
+    assert (schedule.portion("cpu"), schedule.portion("cuda")) == (8, 32)
+    assert Schedule(micro_batch=4).portion("cuda") == 4
+
+
 @pytest.mark.parametrize(("pictures", "epochs"), [(1, 100), (32, 100), (33, 50), (320, 10), (10_000, 8)])
 def test_small_sets_get_more_epochs(pictures: int, epochs: int) -> None:
     assert Schedule(epochs=8, least_steps=100, batch=32).epochs_for(pictures) == epochs

@@ -87,7 +87,8 @@ class _Descent:
         )
         self._ema = Ema(learner.parameters, schedule.ema) if schedule.ema else None
         # BatchNorm's statistics are those of what it sees at once.
-        self._portions = Portions(schedule.batch if learner.norms else schedule.micro_batch, self._context)
+        portion = schedule.batch if learner.norms else schedule.portion(learner.device.type)
+        self._portions = Portions(portion, self._context)
         self._checkpoint = Checkpoint(self._context.checkpoints, problem, {**asdict(schedule), **settings})
         self._history: list[Judgement] = []
         self._best: int = 0

@@ -41,7 +41,7 @@ class FineTune:
     `layer_decay` lowers the rate with every block further from the top (arXiv 2106.08254). `last_segments` is how
     deep unfreezing may go (None: half of the segments). `full` unfreezes everything at once, all of it at `deep_rate`.
     BatchNorm stays on its pretrained statistics unless `batch_norm`. `as_lora` gives the result as LoRA, of the
-    lowest rank that loses no more than `max_loss` of validation accuracy.
+    lowest rank that loses no more than `max_loss` of validation accuracy; where there is none it stays as it is.
     """
 
     name: ClassVar[str] = "finetune"
@@ -81,7 +81,9 @@ class FineTune:
                 copy_into(list(copied.model.state_dict().values()), before)
                 break
             fork, fit = deeper, own
-        return self._trained(copied, fork, problem, {"head_validation_accuracy": accuracy, "best_epoch": fit.epoch})
+        return self._trained(
+            copied, fork, problem, {"head_validation_accuracy": accuracy, "best_epoch": fit.epoch}, context
+        )
 
     def _forks(self, backbone: Backbone) -> Iterator[int]:
         """Where each step of unfreezing reaches down to."""
@@ -128,14 +130,20 @@ class FineTune:
             if parameters:
                 yield Group(copied.segments[index].name, rate * self.layer_decay**depth, parameters)
 
-    def _trained(self, copied: Whole, fork: int, problem: Problem, metrics: dict[str, float]) -> Trained:
+    def _trained(
+        self, copied: Whole, fork: int, problem: Problem, metrics: dict[str, float], context: Context
+    ) -> Trained:
         copied.freeze()
-        settings = settings_of(self)
         tensors = copied.tensors(fork)
         metrics["trainable_parameters"] = sum(own.numel() for own in tensors.values() if own.is_floating_point())
-        if self.as_lora and fork < len(copied.segments):
-            return as_low_rank(tensors, problem, settings, metrics, self.max_loss)
-        return Trained(tensors, _plain(copied), settings, copied.edits(fork), metrics=metrics)
+        trained = Trained(tensors, _plain(copied), settings_of(self), copied.edits(fork), metrics=metrics)
+        if not (self.as_lora and trained.edits):
+            return trained
+        try:
+            return as_low_rank(trained, problem, self.max_loss)
+        except InvalidInputError as error:
+            context.progress.say(f"The result stays in the form of replaced segments: {error.message}.")
+            return trained
 
 
 @dataclass(frozen=True)

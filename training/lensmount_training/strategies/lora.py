@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from torch import Tensor
+
 from lensmount.errors import InvalidInputError
 from lensmount_adapters.backbones import Backbone
 from lensmount_adapters.lora import MAX_RANK
@@ -16,6 +18,7 @@ from lensmount_training.features import PLAIN, POOLED, at_forks
 from lensmount_training.strategies.augment import Augment
 from lensmount_training.strategies.choice import Option, cheapest_good
 from lensmount_training.strategies.descent import Fit, descend
+from lensmount_training.strategies.ema import copy_into
 from lensmount_training.strategies.feature_extraction import probed
 from lensmount_training.strategies.losses import Loss
 from lensmount_training.strategies.pixel_feed import Feeds, feeds
@@ -56,10 +59,12 @@ class Lora:
         floor = self._floor(problem, min(targets), context)
         eaten = feeds(problem, min(targets), self.views, self.augment, context)
         trials = [self._trial(problem, targets, rank, eaten, context) for rank in ranks]
-        judged = [fit.judgement for _, fit in trials]
+        judged = [fit.judgement for fit, _ in trials]
         options = [Option(rank, own.accuracy, own.error) for rank, own in zip(ranks, judged, strict=True)]
         chosen = cheapest_good(options)
-        rank, (tuned, fit) = ranks[chosen], trials[chosen]
+        rank, (fit, values) = ranks[chosen], trials[chosen]
+        tuned = self._adapted(problem, targets, rank)
+        copy_into(tuned.learner(self.schedule.learning_rate).state, values)
         metrics = {
             "probe_validation_accuracy": floor,
             "best_epoch": fit.epoch,
@@ -79,13 +84,16 @@ class Lora:
 
     def _trial(
         self, problem: Problem, targets: Mapping[int, tuple[str, ...]], rank: int, eaten: Feeds, context: Context
-    ) -> tuple[Tuned, Fit]:
-        """Train at one rank."""
-        shape = self._shape(problem.backbone, rank)
-        tuned = adapt(problem, targets, rank, float(shape["alpha"]), keys=self.targets != "q+v")
-        learner = tuned.learner(self.schedule.learning_rate)
-        own = context.below(f"rank-{rank}")
-        return tuned, descend(learner, eaten, self.schedule, problem, own, {**settings_of(self), **shape})
+    ) -> tuple[Fit, list[Tensor]]:
+        """Train at one rank; how it was judged, and what was learned, without the model around it."""
+        learner = self._adapted(problem, targets, rank).learner(self.schedule.learning_rate)
+        settings = {**settings_of(self), **self._shape(problem.backbone, rank)}
+        fit = descend(learner, eaten, self.schedule, problem, context.below(f"rank-{rank}"), settings)
+        return fit, [tensor.detach() for tensor in learner.state]
+
+    def _adapted(self, problem: Problem, targets: Mapping[int, tuple[str, ...]], rank: int) -> Tuned:
+        alpha = float(self._shape(problem.backbone, rank)["alpha"])
+        return adapt(problem, targets, rank, alpha, keys=self.targets != "q+v")
 
     def _shape(self, backbone: Backbone, rank: int) -> dict[str, int | float]:
         alpha = 2.0 * rank if self.alpha is None else self.alpha

@@ -32,7 +32,7 @@ class Portions:
             reset()
             try:
                 return [portion(own) for own in batches(count, self.size)]
-            except (torch.cuda.OutOfMemoryError, RuntimeError) as error:
+            except RuntimeError as error:
                 if not is_memory_full(error):
                     raise
             # Outside of the handler: the error's traceback holds the tensors of the attempt.

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from lensmount.errors import InvalidInputError
+from lensmount_training.features import BATCH
 
 
 @dataclass(frozen=True)
@@ -13,7 +14,8 @@ class Schedule:
     """AdamW with a linear warm-up (a share of all steps) and a cosine down to zero.
 
     In every epoch each picture is seen once. A small set gets more epochs, so that there are at least `least_steps`
-    steps. A step's `batch` runs in portions of `micro_batch`. `ema` is the decay of the averaged values that are
+    steps. A step's `batch` runs in portions of `micro_batch` (None: 8 on a CPU, whose caches are small, all at once on
+    a GPU). `ema` is the decay of the averaged values that are
     judged and kept, 0 for none; training ends after `patience` epochs without a better one, 0 for never. `bf16`
     computes in mixed precision; None does where it is faster, on a GPU.
     """
@@ -22,7 +24,7 @@ class Schedule:
     least_steps: int = 100
     learning_rate: float = 2e-3
     batch: int = 32
-    micro_batch: int = 8
+    micro_batch: int | None = None
     warmup: float = 0.1
     weight_decay: float = 0.01
     label_smoothing: float = 0.05
@@ -34,8 +36,9 @@ class Schedule:
     def __post_init__(self) -> None:
         """Raise InvalidInputError for a number that can not work."""
         check_rate("learning_rate", self.learning_rate)
-        for name in ("epochs", "least_steps", "batch", "micro_batch"):
+        for name in ("epochs", "least_steps", "batch"):
             check_whole(name, getattr(self, name), least=1)
+        check_whole("micro_batch", self.portion("cpu"), least=1)
         check_whole("patience", self.patience, least=0)
         for name in ("ema", "label_smoothing", "warmup"):
             check_share(name, getattr(self, name))
@@ -43,6 +46,12 @@ class Schedule:
     def epochs_for(self, pictures: int) -> int:
         """How many epochs a training set of so many pictures gets."""
         return max(self.epochs, math.ceil(self.least_steps / math.ceil(pictures / self.batch)))
+
+    def portion(self, device: str) -> int:
+        """How many pictures of a batch run at once on this type of device."""
+        if self.micro_batch is not None:
+            return self.micro_batch
+        return BATCH if device == "cpu" else self.batch
 
     def factor(self, step: int, steps: int) -> float:
         """What the learning rate is multiplied with at `step` of `steps`, both from 0."""
