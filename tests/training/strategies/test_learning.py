@@ -12,7 +12,7 @@ from lensmount_adapters.backbones import Backbone, load_backbone
 from lensmount_training.context import Context
 from lensmount_training.data.folder import list_folder
 from lensmount_training.data.reading import read
-from lensmount_training.evaluate import predict
+from lensmount_training.evaluation.predicting import predict
 from lensmount_training.progress import NoProgress
 from lensmount_training.strategies import FeatureExtraction, FineTune, FromScratch, Lora, Problem, Strategy
 from lensmount_training.strategies.schedule import Schedule

@@ -93,7 +93,7 @@ class FineTune:
             return
         last = (count + 1) // 2 if self.last_segments is None else self.last_segments
         if not 1 <= last <= count:
-            fix = f"give --last-segments a number from 1 to {count}"
+            fix = f"give --last a number from 1 to {count}"
             raise InvalidInputError(f"{backbone.name} has {count} segments", field="last_segments", value=last, fix=fix)
         yield from (index for index in blocks(backbone) if index >= count - last)
 

@@ -40,7 +40,7 @@ class Portions:
 
     def _halve(self) -> None:
         if self.size == 1:
-            message, fix = "the memory is not enough for one picture", "edit fewer segments: a smaller --last-segments"
+            message, fix = "the memory is not enough for one picture", "edit fewer segments: a smaller --last"
             raise InvalidInputError(message, field="micro_batch", value=1, fix=fix)
         self.size = (self.size + 1) // 2
         if torch.cuda.is_available():

@@ -34,9 +34,9 @@ def lora_targets(backbone: Backbone, last: int, kind: TargetKind = "all-linear")
             return {index: names for index, names in found.items() if names}
     if kind == "all-linear":
         message = f"nothing that LoRA can edit in the last {last} of {len(backbone.segments)} segments"
-        raise InvalidInputError(message, field="last_segments", value=last, fix="give a larger --last-segments")
+        raise InvalidInputError(message, field="last_segments", value=last, fix="give a larger --last")
     message = f"{backbone.name} has nothing of this kind in the last {last} of {len(backbone.segments)} segments"
-    fix = "give a larger --last-segments, or --targets all-linear"
+    fix = "give a larger --last, or --targets all-linear"
     raise InvalidInputError(message, field="targets", value=kind, fix=fix)
 
 
