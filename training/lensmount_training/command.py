@@ -71,6 +71,8 @@ def _descent(command: T) -> T:
         click.option("--mixup", type=float, metavar="ALPHA", help="From pixels: nothing can be cached then."),
         click.option("--cutmix", type=float, metavar="ALPHA", help="So it is here."),
         click.option("--randaugment", type=int, metavar="N", help="And here: magnitude, 1 to 10."),
+        click.option("--patience", type=int, metavar="N", help="Stop after so many epochs without gain [never]."),
+        click.option("--bf16/--fp32", default=None, help="Mixed precision [bf16 on a GPU]."),
         click.option("--ema", type=float, metavar="DECAY", help="Keep averaged weights, for example 0.99."),
     )
 

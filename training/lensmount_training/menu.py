@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from lensmount_training.chooser import BASELINE, FINETUNE
@@ -32,7 +33,7 @@ def strategy_of(recipe: Recipe, name: str, last: int | None = None, *, full: boo
 
 def _schedule(recipe: Recipe, usual: Schedule) -> Schedule:
     asked = _given(epochs=recipe.epochs, learning_rate=recipe.learning_rate, label_smoothing=recipe.label_smoothing)
-    return Schedule(**{**vars(usual), **asked, "ema": recipe.ema})
+    return replace(usual, **asked, ema=recipe.ema, patience=recipe.patience, bf16=recipe.bf16)
 
 
 def _augment(recipe: Recipe) -> Augment:

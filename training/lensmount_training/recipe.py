@@ -59,6 +59,8 @@ class Recipe(BaseModel):
     cutmix: Annotated[float, Field(ge=0)] = 0.0
     randaugment: Annotated[int, Field(ge=0, le=10)] = 0
     ema: Share = 0.0
+    patience: Annotated[int, Field(ge=0)] = 0
+    bf16: bool | None = None
     batch_norm: bool = False
     as_lora: bool = False
     audit: bool = True

