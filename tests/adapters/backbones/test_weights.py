@@ -132,10 +132,18 @@ def test_weights_that_can_not_be_fetched_say_how_to_go_on(cache: Path, monkeypat
         return create(name, pretrained=False, num_classes=num_classes)
 
     monkeypatch.setattr(timm, "create_model", offline)
+    monkeypatch.setattr("lensmount_adapters.backbones.weights.hub_answers", lambda: True)
     with pytest.raises(UnavailableError, match="no route to the hub") as caught:
         load_backbone("test_resnet")
     assert "--weights" in caught.value.fix
     assert not list(cache.rglob("*.*"))
+
+
+def test_a_hub_that_can_not_be_reached_is_not_waited_for(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lensmount_adapters.backbones.weights.hub_answers", lambda: False)
+    with pytest.raises(UnavailableError, match="the hub can not be reached") as caught:
+        load_backbone("test_resnet")
+    assert "--weights" in caught.value.fix
 
 
 def test_downloaded_weights_are_kept_and_not_fetched_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,6 +157,7 @@ def test_downloaded_weights_are_kept_and_not_fetched_again(cache: Path, monkeypa
         return random_backbone(name).model
 
     monkeypatch.setattr(timm, "create_model", hub)
+    monkeypatch.setattr("lensmount_adapters.backbones.weights.hub_answers", lambda: True)
     first = load_backbone("test_resnet")
     second = load_backbone("test_resnet")
     assert fetched == ["test_resnet"]
