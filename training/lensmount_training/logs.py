@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lensmount.errors import MissingExtraError
+from lensmount.errors import MissingExtraError, UnavailableError
 from lensmount_training.context import Log
 from lensmount_training.recipe import Recipe
 
@@ -27,19 +27,27 @@ def tensorboard(folder: Path) -> Iterator[Log]:
 def to_mlflow(address: str, recipe: Recipe, metrics: Mapping[str, float], package: Path, report: Path) -> None:
     """Record a finished run: its choices, its figures, its package and its report.
 
-    `address` is MLflow's tracking URI. Raises MissingExtraError without MLflow.
+    `address` is MLflow's tracking URI. Raises MissingExtraError without MLflow,
+    UnavailableError when it does not take the run.
     """
     try:
         import mlflow  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise MissingExtraError("--mlflow needs the extra 'mlflow'", fix="pip install 'lensmount[mlflow]'") from error
-    mlflow.set_tracking_uri(address)
-    mlflow.set_experiment(recipe.task)
-    with mlflow.start_run(run_name=package.name):
-        mlflow.log_params(recipe.model_dump(mode="json"))
-        # MLflow's names have letters, digits and a few signs; labels have any.
-        mlflow.log_metrics(
-            {"".join(c if c.isalnum() or c in "_-. /" else "_" for c in k): v for k, v in metrics.items()}
-        )
-        mlflow.log_artifacts(str(package), "package")
-        mlflow.log_artifact(str(report))
+    try:
+        mlflow.set_tracking_uri(address)
+        mlflow.set_experiment(recipe.task)
+        with mlflow.start_run(run_name=package.name):
+            mlflow.log_params(recipe.model_dump(mode="json"))
+            mlflow.log_metrics({_metric(name): value for name, value in metrics.items()})
+            mlflow.log_artifacts(str(package), "package")
+            mlflow.log_artifact(str(report))
+    except mlflow.exceptions.MlflowException as error:
+        message = f"MLflow did not take the run: {str(error).partition(chr(10))[0]}"
+        fix = f"give a tracking URI such as sqlite:///mlflow.db; the package is in {package}"
+        raise UnavailableError(message, field="mlflow", value=address, fix=fix) from error
+
+
+def _metric(name: str) -> str:
+    """MLflow's names have letters, digits and a few signs; labels have any."""
+    return "".join(sign if sign.isalnum() or sign in "_-. /" else "_" for sign in name)
