@@ -11,10 +11,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from children import with_tests
+from factories import random_backbone
 from lensmount_training.context import Context
 from lensmount_training.processes import Processes, current
+from lensmount_training.sealed import openings
 from together import STRATEGIES, together
 
 TOGETHER = Path(__file__).parents[1] / "together.py"
@@ -97,3 +100,22 @@ def test_a_share_reversed_is_the_batch_reversed(length: int, count: int) -> None
         share = Processes(rank, count).mine(length).tolist()
         even = len(share) - len(share) % 2
         assert [length - 1 - position for position in share[:even]] == share[:even][::-1]
+
+
+@pytest.mark.slow
+def test_the_command_under_torchrun_writes_one_package(digits: Path, tmp_path: Path) -> None:
+    save_file(random_backbone("test_vit").model.state_dict(), tmp_path / "weights.safetensors")
+    words = [str(digits), "--task", "digit", "--backbone", "test_vit", "--weights", "weights.safetensors"]
+    words += ["--strategy", "lora", "--rank", "4", "--epochs", "1", "--last", "2", "--no-audit", "--seed", "3"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**with_tests(), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "CUDA_VISIBLE_DEVICES": ""}
+    for start, out in (([*launcher, "-m", "lensmount"], "two"), ([sys.executable, "-m", "lensmount"], "one")):
+        command = [*start, "train", *words, "--out", out, "--cache", f"cache-{out}"]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("Next: lensmount register") == 1
+    one, two = (load_file(tmp_path / out / "adapter_model.safetensors") for out in ("one", "two"))
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-2, atol=1e-3)
+    (record,) = tmp_path.glob("*.opened.jsonl")
+    assert [opening["purpose"] for opening in openings(record)] == ["train two", "train one"]

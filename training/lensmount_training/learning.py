@@ -115,6 +115,8 @@ def _choose(recipe: Recipe, candidates: list[Candidate]) -> tuple[Learned, str]:
     best = max(others, key=lambda own: own.gain.difference if own.gain else 0.0)
     pictures = len(best.learned.validation)
     found = f"{best.learned.name} brings {best.gain} over the frozen backbone on {pictures} pictures"
+    if recipe.strategy != AUTO and not (best.gain and best.gain.kept):
+        return best.learned, f"{found}, no more than their noise: --strategy features costs a server less"
     if recipe.strategy != AUTO:
         return best.learned, found
     if best.gain and best.gain.kept:
