@@ -57,7 +57,7 @@ class Recipe(BaseModel):
     label_smoothing: Share | None = None
     mixup: Annotated[float, Field(ge=0)] = 0.0
     cutmix: Annotated[float, Field(ge=0)] = 0.0
-    randaugment: Annotated[int, Field(ge=0, le=10)] = 0
+    randaugment: Annotated[int, Field(ge=0, le=30)] = 0
     ema: Share = 0.0
     patience: Annotated[int, Field(ge=0)] = 0
     bf16: bool | None = None
