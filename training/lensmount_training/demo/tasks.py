@@ -12,6 +12,10 @@ from lensmount_training.recipe import Recipe, StrategyName
 from lensmount_training.workflow import Run, train
 
 
+# One is enough to see a better version: a demo does not look for the best.
+RANK = 8
+
+
 @dataclass(frozen=True)
 class Lesson:
     """A folder of pictures for a task; with `twice`, a LoRA version follows the head-only one."""
@@ -41,7 +45,7 @@ def _versions(lesson: Lesson, backbone: Backbone, out: Path, seed: int, progress
     runs = []
     for number, strategy in enumerate(strategies, start=1):
         progress.say(f"{lesson.task}, version {number}: {strategy}")
-        recipe = Recipe(data=lesson.folder, task=lesson.task, strategy=strategy, seed=seed, audit=False)
+        recipe = Recipe(data=lesson.folder, task=lesson.task, strategy=strategy, rank=RANK, seed=seed, audit=False)
         place = out / f"{lesson.task}-{number}"
         runs.append(train(recipe, place, progress, backbone=backbone))
     return runs
