@@ -138,7 +138,9 @@ def _verdict(grid: Grid) -> str:
     for labels, head in ((labels, grid.head(labels)) for labels in grid.labels):
         gains = {name: grid.gain(name, labels) for name in grid.strategies if name != FLOOR}
         better = {name: own for name, own in gains.items() if own and own.seeds > 1 and own.value > own.half}
-        if better:
+        if all(own is None or own.seeds < 2 for own in gains.values()):
+            sentences.append(f"- {head} labels: one seed says nothing.")
+        elif better:
             best = max(better, key=lambda name: better[name].value)
             sentences.append(f"- {head} labels: {WORDS[best]} beats feature extraction by {better[best]} points.")
         else:
