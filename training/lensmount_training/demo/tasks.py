@@ -11,7 +11,6 @@ from lensmount_training.progress import Progress
 from lensmount_training.recipe import Recipe, StrategyName
 from lensmount_training.workflow import Run, train
 
-
 # One is enough to see a better version: a demo does not look for the best.
 RANK = 8
 
