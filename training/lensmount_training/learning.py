@@ -13,11 +13,11 @@ from lensmount_training.depth import Sweep, sweep, usual_depths
 from lensmount_training.evaluation.predicting import predict_adapter
 from lensmount_training.menu import strategy_of
 from lensmount_training.packing import adapter_of
-from lensmount_training.recipe import Recipe
+from lensmount_training.processes import current
+from lensmount_training.recipe import AUTO, Recipe
 from lensmount_training.stages import Kept, Learned, once
 from lensmount_training.strategies import Problem, Strategy
 
-AUTO = "auto"
 # How deep edits go matters more than their rank, which is chosen afterwards.
 SWEPT_RANK = 8
 
@@ -55,7 +55,7 @@ def learn(recipe: Recipe, problem: Problem, domain: str | None, context: Context
         last = recipe.last
         if name == LORA and last == AUTO:
             depth = _depth(recipe, problem, context)
-            last = depth.best.last
+            last = current().same(depth.best.last)  # by time, which each process measures for itself
         if last == 0:
             continue
         strategy = strategy_of(recipe, name, None if isinstance(last, str) else last, full=full)
@@ -64,6 +64,8 @@ def learn(recipe: Recipe, problem: Problem, domain: str | None, context: Context
         context.progress.say(f"{name}: {own} over the frozen backbone on the validation pictures")
         candidates.append(Candidate(learned, own))
     chosen, verdict = _choose(recipe, candidates)
+    if depth and depth.best.last == 0:
+        verdict = f"No depth beats a head alone by more than the noise. {verdict}"
     return Choice(tuple(candidates), chosen, f"{reason}. {verdict}", depth)
 
 

@@ -27,9 +27,10 @@ from lensmount_training.data.reading import check_counts
 from lensmount_training.menu import strategy_of
 from lensmount_training.places import choose_out
 from lensmount_training.progress import Progress
-from lensmount_training.recipe import Recipe
+from lensmount_training.recipe import AUTO, Recipe
 from lensmount_training.split import TEST_SHARE, VALIDATION_SHARE
 from lensmount_training.strategies import FineTune, Lora
+from lensmount_training.strategies.lora import RANKS
 from lensmount_training.timing import BATCH, segment_times
 from lensmount_training.workflow import listed, open_backbone
 
@@ -118,14 +119,14 @@ def _steps(recipe: Recipe, listing: Listing, smallest: int, backbone: Backbone) 
     steps.append(Step(BASELINE, f"a head on the frozen backbone, {views} views: the floor", passes))
     for name in _names(recipe, smallest):
         what, took = _descent(recipe, name, train, seconds)
-        certain = recipe.strategy != "auto" or bool(propose(smallest, None).names)
+        certain = recipe.strategy != AUTO or bool(propose(smallest, None).names)
         steps.append(Step(name, what, took + passes, certain))
     steps.append(Step("sealed set", "opened once, after everything was chosen", sealed * whole))
     return steps
 
 
 def _names(recipe: Recipe, smallest: int) -> Sequence[str]:
-    if recipe.strategy != "auto":
+    if recipe.strategy != AUTO:
         return () if recipe.strategy == BASELINE else (recipe.strategy,)
     return propose(smallest, None).names or (FINETUNE, LORA)
 
@@ -140,9 +141,9 @@ def _descent(recipe: Recipe, name: str, train: int, seconds: Sequence[float]) ->
     depth = last or math.ceil(len(seconds) / 2)
     tail = sum(seconds[-depth:]) * BOTH_WAYS * epochs * train
     what = f"{epochs} epochs of the last {depth} of {len(seconds)} segments"
-    return (
-        (f"{what}, at three ranks", 3 * tail) if isinstance(strategy, Lora) and strategy.rank is None else (what, tail)
-    )
+    if isinstance(strategy, Lora) and strategy.rank is None:
+        return f"{what}, at {len(RANKS)} ranks", len(RANKS) * tail
+    return what, tail
 
 
 def _decoding(listing: Listing) -> float:

@@ -19,6 +19,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 Recall = Annotated[float, Field(gt=0, le=1)]
 StrategyName = Literal["auto", "features", "finetune", "lora"]
 
+AUTO = "auto"
 # Where a package keeps its recipe among its settings.
 RECIPE = "recipe"
 

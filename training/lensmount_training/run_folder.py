@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from lensmount.errors import InvalidInputError, LensmountError
+from lensmount_training.places import put
 from lensmount_training.progress import Progress
 from lensmount_training.recipe import Recipe, read_recipe
 
@@ -45,10 +46,8 @@ class RunFolder:
         self.put(STATE, json.dumps({**self._state(), **found, "state": state}, indent=1) + "\n")
 
     def put(self, name: str, text: str) -> None:
-        """Write a file, whole or not at all."""
-        partial = self.path / f".{name}.partial"
-        partial.write_text(text)
-        partial.replace(self.path / name)
+        """Write a file, whole or not at all; raises InvalidInputError when the disk can not hold it."""
+        put(self.path / name, text)
 
     def check_found(self, **found: str) -> None:
         """Remember what data and backbone were found to be; raises InvalidInputError when they changed since."""

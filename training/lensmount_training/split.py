@@ -19,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from lensmount.errors import InvalidInputError
 from lensmount_training.data.dataset import Dataset, Picture
+from lensmount_training.places import put
 
 TEST_SHARE = 0.2
 VALIDATION_SHARE = 0.15
@@ -83,9 +84,7 @@ def split_once(dataset: Dataset, seed: int, beside: Path, together: Iterable[Col
     if path.is_file():
         return read_split(path, dataset)
     split = draw_split(dataset, seed, together)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(asdict(split), indent=1) + "\n")
-    partial.replace(path)
+    put(path, json.dumps(asdict(split), indent=1) + "\n")
     return split
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lensmount_adapters.backbones import Backbone, load_backbone
-from lensmount_adapters.backbones.default import AUTO, default_backbone
+from lensmount_adapters.backbones.default import default_backbone
 from lensmount_adapters.manifest import Manifest
 from lensmount_training import processes
 from lensmount_training.audit.domain import domain_distance
@@ -29,7 +29,7 @@ from lensmount_training.learning import Choice, learn
 from lensmount_training.logs import tensorboard
 from lensmount_training.places import choose_out
 from lensmount_training.progress import NoProgress, Progress
-from lensmount_training.recipe import Recipe, listing_options
+from lensmount_training.recipe import AUTO, Recipe, listing_options
 from lensmount_training.run_folder import RunFolder, opened
 from lensmount_training.sealed import Sealed
 from lensmount_training.split import Split, split_file, split_once
@@ -61,6 +61,14 @@ class Run:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Found:
+    """What a look at the data gives the run: sets of near-duplicates, and the domain distance in a word, if known."""
+
+    together: tuple[frozenset[str], ...]
+    domain: str | None
+
+
 def train(
     recipe: Recipe,
     out: Path | None = None,
@@ -86,10 +94,10 @@ def train(
         context = Context(progress, cache, folder.stages, log)
         dataset = read(listing, backbone.preprocessing, cache, progress)
         folder.check_found(data=dataset.hash, backbone=backbone.fingerprint)
-        domain = examine(recipe, dataset, backbone, context, folder)
-        split = split_once(dataset, recipe.seed, target, near_duplicate_sets(dataset, context))
+        found = examine(recipe, dataset, backbone, context, folder)
+        split = split_once(dataset, recipe.seed, target, found.together)
         problem = problem_of(recipe, dataset, split, backbone)
-        choice = learn(recipe, problem, processes.current().same((split, domain))[1], context)
+        choice = learn(recipe, problem, processes.current().same((split, found.domain))[1], context)
         if choice.depth:
             choice.depth.plot(folder.path / "depth.png")
         sealed = Sealed(dataset, split, split_file(target, dataset.hash, recipe.seed))
@@ -143,13 +151,14 @@ def listed(recipe: Recipe) -> Listing:
     return listing
 
 
-def examine(recipe: Recipe, dataset: Dataset, backbone: Backbone, context: Context, folder: RunFolder) -> str | None:
-    """Audit the data, unless the recipe leaves it out, and put its page into the run folder.
+def examine(recipe: Recipe, dataset: Dataset, backbone: Backbone, context: Context, folder: RunFolder) -> Found:
+    """Audit the data and put the page into the run folder, or where that is left out look for what the run needs.
 
-    The word of the domain distance, where it is known: "auto" proposes by it.
+    Domain distance is what "auto" proposes by.
     """
     if not recipe.audit:
-        return domain_distance(backbone, dataset, context).word if recipe.strategy == AUTO else None
+        domain = domain_distance(backbone, dataset, context).word if recipe.strategy == AUTO else None
+        return Found(near_duplicate_sets(dataset, context), domain)
     from lensmount_training.audit import auditing, page, writing  # noqa: PLC0415 - cleanlab and cleanvision take seconds
 
     audited = auditing.audit(dataset, backbone, context, seed=recipe.seed)
@@ -158,7 +167,7 @@ def examine(recipe: Recipe, dataset: Dataset, backbone: Backbone, context: Conte
     for finding in audited.findings:
         if finding.level != "note":
             context.progress.say(f"audit: {finding.text}")
-    return audited.parts.distance.word
+    return Found(audited.parts.duplicates.sets, audited.parts.distance.word)
 
 
 def problem_of(recipe: Recipe, dataset: Dataset, split: Split, backbone: Backbone) -> Problem:
