@@ -10,15 +10,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn import functional as F
 
 from lensmount.errors import IncompatibleError, InvalidInputError
 from lensmount_adapters.headers import Entry, read_tensors
 from lensmount_adapters.pictures import Pixels, check_sides
 
 MAX_PICTURES = 16
+MAX_SIDE = 512
 TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2}
 FILE = "golden.safetensors"
 FIX = "write the package with `lensmount train`"
@@ -87,3 +90,15 @@ def compare_logits(golden: Golden, served: Tensor, precision: str) -> float:
         fix = "train again with the preprocessing and backbone of this server"
         raise IncompatibleError(message, field="golden check", value=f"{difference:.3g}", fix=fix)
     return difference
+
+
+def shrunk(pixels: Pixels) -> Pixels:
+    """A picture small enough to travel with a package: no side longer than `MAX_SIDE` pixels."""
+    height, width = pixels.shape[:2]
+    ratio = MAX_SIDE / max(height, width)
+    if ratio >= 1:
+        return pixels
+    size = (max(1, round(height * ratio)), max(1, round(width * ratio)))
+    picture = torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0)
+    scaled = F.interpolate(picture, size, mode="bilinear", antialias=True)
+    return np.ascontiguousarray(scaled[0].permute(1, 2, 0).numpy())

@@ -10,11 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
+from lensmount_adapters.golden import MAX_SIDE
 from lensmount_adapters.pictures import decode_picture
 from lensmount_training.data import Dataset, Facts, Picture
 from lensmount_training.data.files import read_file
 from lensmount_training.data.listing import Entry
-from lensmount_training.specimens import COUNT, MAX_SIDE, read_specimens
+from lensmount_training.specimens import COUNT, read_specimens
 
 
 def data(folder: Path, labels: list[tuple[int, ...]], side: int = 20) -> Dataset:

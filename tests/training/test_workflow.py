@@ -24,7 +24,8 @@ from lensmount_adapters.backbones.backbone import fingerprint
 from lensmount_adapters.package import content_hash, read_package
 from lensmount_server.engine.plan import plan
 from lensmount_server.engine.reference import ReferenceExecutor
-from lensmount_training import learning, menu
+from lensmount_training import chooser, learning, menu, workflow
+from lensmount_training.audit.domain import Distance
 from lensmount_training.context import Context
 from lensmount_training.data import Dataset
 from lensmount_training.data.folder import list_folder
@@ -323,3 +324,42 @@ def test_figures_are_those_of_the_served_logits(run: Run, backbone: Backbone, di
     (work,) = plan((place, adapter) for place in range(len(sealed)))
     (logits,) = ReferenceExecutor(backbone).run(work, sealed.pixels[:])
     assert score(logits, sealed.targets, dataset.labels).confusion == run.test.confusion
+
+
+def test_depth_by_measurement(digits: Path, backbone: Backbone, tmp_path: Path) -> None:
+    run = train(recipe(digits, "lora", rank=4, epochs=1, last="auto"), tmp_path / "digit", backbone=backbone)
+    depth = run.choice.depth
+    assert depth is not None
+    lasts = {own.last for own in depth.depths}
+    assert {0, 1, len(backbone.segments)} & lasts >= {0}
+    assert len(lasts) > 3
+    assert len(run.manifest.edits) <= depth.best.last
+    assert (run.manifest.strategy == "features") == (depth.best.last == 0)
+    assert (run.out.with_name("digit.run") / "depth.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("smallest", [1, 10_000])
+def test_auto_tries_what_the_data_call_for_and_keeps_what_is_worth_it(
+    smallest: int, digits: Path, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chooser, "FEW", smallest)
+    monkeypatch.setattr(workflow, "domain_distance", lambda *_: Distance(0.1, "near", ""))
+    run = train(recipe(digits, "auto", rank=4, epochs=1, last=2), tmp_path / "digit", backbone=backbone)
+    tried = [own.learned.name for own in run.choice.candidates]
+    assert tried == (["features", "finetune", "lora"] if smallest == 1 else ["features"])
+    best = max(run.choice.candidates[1:], key=lambda own: own.gain.difference, default=None)  # type: ignore[union-attr]
+    kept = best is not None and best.gain is not None and best.gain.kept
+    assert run.manifest.strategy == (best.learned.name if best and kept else "features")
+
+
+def test_a_disk_that_is_full_from_the_start_is_one_sentence(
+    digits: Path, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(InvalidInputError, match="No space left") as caught:
+        train(recipe(digits), tmp_path / "digit", backbone=backbone)
+    assert "it goes on from here" in caught.value.fix
+    assert not (tmp_path / "digit").exists()

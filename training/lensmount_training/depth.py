@@ -17,13 +17,13 @@ from torch import Tensor
 
 from lensmount_adapters.backbones import Backbone
 from lensmount_training.context import Context
+from lensmount_training.costs import BATCH, Times, marginal_seconds, segment_times
 from lensmount_training.evaluation.predicting import predict
 from lensmount_training.features import PLAIN, POOLED, at_forks
 from lensmount_training.strategies.choice import Option, cheapest_good
 from lensmount_training.strategies.losses import hits
 from lensmount_training.strategies.strategy import Problem, Strategy, Trained
 from lensmount_training.strategies.whole import blocks
-from lensmount_training.timing import BATCH, Times, marginal_seconds, segment_times
 
 Make = Callable[[int], Strategy]
 

@@ -22,6 +22,7 @@ from rich.text import Text
 from lensmount.errors import LensmountError
 from lensmount_adapters.backbones import Backbone
 from lensmount_training.chooser import BASELINE, FINETUNE, LORA, propose
+from lensmount_training.costs import BATCH, segment_times
 from lensmount_training.data.listing import Listing
 from lensmount_training.data.reading import check_counts
 from lensmount_training.menu import strategy_of
@@ -31,7 +32,6 @@ from lensmount_training.recipe import AUTO, Recipe
 from lensmount_training.split import TEST_SHARE, VALIDATION_SHARE
 from lensmount_training.strategies import FineTune, Lora
 from lensmount_training.strategies.lora import RANKS
-from lensmount_training.timing import BATCH, segment_times
 from lensmount_training.workflow import listed, open_backbone
 
 SAMPLE = 8

@@ -9,16 +9,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from lensmount.errors import InvalidInputError
+from lensmount_adapters.golden import shrunk
 from lensmount_adapters.pictures import Pixels, decode_picture
 from lensmount_adapters.preprocessing import Preprocessing
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 MAX_PICTURES = 2000
 GOLDEN = 8
-MAX_SIDE = 512
 FIX = "give a folder of JPEG or PNG pictures, or one with a folder for each label"
 
 
@@ -50,7 +49,7 @@ def read_pictures(folder: Path, labels: Sequence[str], preprocessing: Preprocess
         pixels = decode_picture(path.read_bytes(), field=path.name)
         rows.append(preprocessing.prepare(pixels))
         if index in golden:
-            kept.append(_small(pixels))
+            kept.append(shrunk(pixels))
     targets = [target for _, target in chosen if target is not None]
     return Pictures(torch.stack(rows), torch.tensor(targets) if targets else None, tuple(kept))
 
@@ -89,13 +88,3 @@ def _files(folder: Path, labels: Sequence[str]) -> list[tuple[Path, int | None]]
 
 def _pictures_in(paths: Iterator[Path]) -> list[Path]:
     return sorted(path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file())
-
-
-def _small(pixels: Pixels) -> Pixels:
-    ratio = MAX_SIDE / max(pixels.shape[:2])
-    if ratio >= 1:
-        return pixels
-    size = (max(1, round(pixels.shape[0] * ratio)), max(1, round(pixels.shape[1] * ratio)))
-    picture = torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0)
-    scaled = F.interpolate(picture, size, mode="bilinear", antialias=True)
-    return np.ascontiguousarray(scaled[0].permute(1, 2, 0).numpy())

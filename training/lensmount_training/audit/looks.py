@@ -26,8 +26,8 @@ from PIL import Image
 
 from lensmount.errors import LensmountError
 from lensmount_adapters.pictures import Pixels
-from lensmount_training.audit.ahead import ahead
 from lensmount_training.context import Context
+from lensmount_training.data.ahead import ahead
 from lensmount_training.data.dataset import Dataset, Picture
 
 LARGEST_SIDE = 256

@@ -7,9 +7,9 @@ import io
 from collections.abc import Sequence
 
 from lensmount.errors import LensmountError
-from lensmount_training.audit.ahead import ahead
 from lensmount_training.audit.looks import reduced
 from lensmount_training.context import Context
+from lensmount_training.data.ahead import ahead
 from lensmount_training.data.dataset import Dataset
 
 SIDE, QUALITY = 96, 70

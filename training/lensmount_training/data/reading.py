@@ -7,11 +7,9 @@ would flatter the result.
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass
-from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -21,6 +19,7 @@ from torch import Tensor
 from lensmount.errors import InvalidInputError, LensmountError
 from lensmount_adapters.pictures import Pixels
 from lensmount_adapters.preprocessing import Preprocessing
+from lensmount_training.data.ahead import ahead
 from lensmount_training.data.dataset import Dataset, Facts, Picture
 from lensmount_training.data.listing import Content, Entry, Listing, Skipped
 from lensmount_training.data.rows import RowStore
@@ -148,31 +147,22 @@ def _prepare(found: Sequence[_Read], shelf: _Shelf, preprocessing: Preprocessing
     wanted = [own for own in found if own.content.digest in missing]
     skipped: list[Skipped] = []
     bar = progress.bar("decoding pictures", len(wanted)) if wanted else None
-    with ThreadPoolExecutor(THREADS) as pool:
-        for start in range(0, len(wanted), CHUNK):
-            part = wanted[start : start + CHUNK]
-            good: list[_Decoded] = []
-            for own, result in zip(part, _in_order(pool, part, preprocessing), strict=True):
-                if bar:
-                    bar.advance()
-                if isinstance(result, str):
-                    skipped.append(Skipped(own.entry.file, result))
-                else:
-                    good.append(result)
-            if good:
-                shelf.add(good)
+
+    def decode(own: _Read) -> _Decoded | str:
+        return _decode(own.content, preprocessing)
+
+    for start in range(0, len(wanted), CHUNK):
+        good: list[_Decoded] = []
+        for own, result in ahead(decode, wanted[start : start + CHUNK], THREADS):
+            if bar:
+                bar.advance()
+            if isinstance(result, str):
+                skipped.append(Skipped(own.entry.file, result))
+            else:
+                good.append(result)
+        if good:
+            shelf.add(good)
     return skipped
-
-
-def _in_order(
-    pool: ThreadPoolExecutor, part: Sequence[_Read], preprocessing: Preprocessing
-) -> Iterator[_Decoded | str]:
-    """Decode with some threads, a few pictures ahead: whole photographs are large."""
-    upcoming = (pool.submit(_decode, own.content, preprocessing) for own in part)
-    waiting = deque(islice(upcoming, 2 * THREADS))
-    while waiting:
-        yield waiting.popleft().result()
-        waiting.extend(islice(upcoming, 1))
 
 
 def _decode(content: Content, preprocessing: Preprocessing) -> _Decoded | str:

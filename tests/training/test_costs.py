@@ -8,9 +8,9 @@ import torch
 
 from factories import pictures, prepared, random_backbone
 from lensmount_training.context import Context
+from lensmount_training.costs import Times, _edited, deltas_of, marginal_seconds, segment_times
 from lensmount_training.strategies import FeatureExtraction, Lora
 from lensmount_training.strategies.schedule import Schedule
-from lensmount_training.timing import Times, _edited, deltas_of, marginal_seconds, segment_times
 from problems import hard_problem
 
 QUICK = Schedule(epochs=1, least_steps=1, learning_rate=1e-2)

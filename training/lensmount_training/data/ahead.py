@@ -14,11 +14,13 @@ Result = TypeVar("Result")
 THREADS = 2
 
 
-def ahead(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
+def ahead(
+    work: Callable[[Item], Result], items: Iterable[Item], threads: int = THREADS
+) -> Iterator[tuple[Item, Result]]:
     """Every item with its result."""
-    with ThreadPoolExecutor(THREADS) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         upcoming = ((item, pool.submit(work, item)) for item in items)
-        waiting = deque(islice(upcoming, 2 * THREADS))
+        waiting = deque(islice(upcoming, 2 * threads))
         while waiting:
             item, future = waiting.popleft()
             yield item, future.result()
