@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from sqlalchemy import create_engine, text
 from ledger import check_whole
 from lensmount.errors import IncompatibleError
 from lensmount_server.registry import Kind, Places, Registry
+from lensmount_server.registry.database import Database, sqlite_url
 from lensmount_server.registry.tables import metadata
 from old_registry import ALIASES, CARDS, FIRST, old_directory
 from registries import Shelf, add, opened, points
@@ -110,3 +112,18 @@ def test_servers_that_start_together_make_the_tables_once(
     ]
     for registry in started:
         registry.close()
+
+
+def test_a_server_that_starts_waits_for_one_that_makes_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "registry.sqlite"
+    with closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with closing(sqlite3.connect(file, timeout=60)) as control, pytest.raises(sqlite3.OperationalError):
+            control.execute("PRAGMA journal_mode=WAL")  # SQLite itself does not wait here
+        with ThreadPoolExecutor(1) as pool:
+            starting = pool.submit(lambda: Database(sqlite_url(file)).close())
+            assert wait([starting], timeout=0.2).not_done
+            other.execute("COMMIT")
+            starting.result(10)
+    with closing(sqlite3.connect(file)) as done:
+        assert done.execute("PRAGMA journal_mode").fetchone() == ("wal",)
