@@ -1,6 +1,8 @@
 # Every target sets up what it needs; a second run starts at once.
 PYTHON ?= python3
 BIN := .venv/bin
+# Tests of a file stay together, so that what they share is made once, until a process has nothing left to do.
+TOGETHER := --numprocesses auto --dist worksteal --durations 20
 PROTOS := $(wildcard proto/lensmount/v1/*.proto)
 
 .PHONY: help setup demo test bench soak fuzz chaos lint format constraints clean
@@ -20,8 +22,8 @@ demo: setup ## Train two adapters, stream a video, swap one of them on the way (
 	$(BIN)/lensmount demo
 
 test: setup ## Run all tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" --numprocesses auto
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow --numprocesses auto
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" $(TOGETHER)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow $(TOGETHER)
 
 bench: setup ## Measure what this machine holds, beside timm and PEFT (minutes)
 	$(BIN)/lensmount bench engine
