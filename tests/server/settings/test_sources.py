@@ -21,7 +21,8 @@ from lensmount_server.settings import Reading, Settings, read
 from lensmount_server.settings import command as config_command
 from lensmount_server.settings.hiding import hidden
 from lensmount_server.settings.kinds import click_type, repeated
-from lensmount_server.settings.layers import FIELDS, OTHERS, PREFIX, flag, variable
+from lensmount_server.settings.layers import FIELDS, OTHERS, flag, variable
+from lensmount_server.settings.model import PREFIX
 from lensmount_server.settings.options import server_options
 
 ROOT = Path(__file__).parents[3]
@@ -76,7 +77,7 @@ def samples(name: str, folder: Path) -> tuple[Any, Any]:
         return others[0], others[-1] if len(others) > 1 else field.default
     if isinstance(kind, click.IntRange):
         return field.default + 1, field.default + 2
-    first, second = field.examples or ()
+    first, second = field.examples or ("", "")
     if isinstance(kind, click.Path) and kind.exists:
         for example in (first, second):
             (folder / example.strip("/")).mkdir(parents=True, exist_ok=True)
