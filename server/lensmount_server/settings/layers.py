@@ -107,17 +107,16 @@ def environment() -> Layer:
 
 
 def file(path: Path) -> Layer:
-    """What a TOML file says; raises InvalidInputError for one that can not be read."""
+    """What a TOML file says; one that can not be read says nothing, and that is its problem."""
     try:
         text = path.read_text(encoding="utf-8")
         values = tomllib.loads(text)
     except OSError as error:
         fix = f"give --config or {CONFIG_VARIABLE} a file that can be read"
-        raise InvalidInputError(f"{error.strerror}", field=str(path), fix=fix) from error
+        return Layer("file", {}, str, (Problem("", str(path), error.strerror or "can not be read", "", fix),))
     except ValueError as error:  # neither TOML nor UTF-8
-        raise InvalidInputError(
-            f"not TOML: {error}", field=str(path), fix="see lensmount config show --toml"
-        ) from error
+        fix = "see lensmount config show --toml"
+        return Layer("file", {}, str, (Problem("", str(path), f"not TOML: {error}", "", fix),))
     lines = _lines(text)
 
     def where(name: str) -> str:

@@ -56,7 +56,7 @@ class Reading:
 
 
 def read(flags: Mapping[str, Any], file: Path | None) -> Reading:
-    """Read all sources; raises InvalidInputError for a file that can not be read."""
+    """Read all sources, and judge each of them by itself."""
     sources = [layers.flags(flags), layers.environment()]
     if file is not None:
         sources.append(layers.file(file))

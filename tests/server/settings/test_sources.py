@@ -285,13 +285,13 @@ def test_the_first_error_says_how_many_more_there_are(look: Look) -> None:
 @pytest.mark.parametrize("file", ["missing.toml", "."])
 def test_a_file_that_can_not_be_read(file: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="give --config or LENSMOUNT_CONFIG a file that can be read"):
-        read({}, tmp_path / file)
+        read({}, tmp_path / file).config()
 
 
 def test_a_file_that_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(InvalidInputError, match="not TOML"):
-        read({}, tmp_path / "bad.toml")
+        read({}, tmp_path / "bad.toml").config()
 
 
 @given(password=st.text(string.ascii_letters + string.digits + string.punctuation, min_size=6, max_size=30))
