@@ -59,15 +59,16 @@ class ServeConfig:
     @property
     def host_port(self) -> tuple[str, int]:
         """The address in two parts; raises InvalidInputError."""
-        return _host_port(self.address, "address", DEFAULT_ADDRESS)
+        return parse_address(self.address, "address", DEFAULT_ADDRESS)
 
     @property
     def metrics_host_port(self) -> tuple[str, int] | None:
         """The address of the metrics in two parts, None for nowhere; raises InvalidInputError."""
-        return _host_port(self.metrics_address, "metrics_address", DEFAULT_METRICS) if self.metrics_address else None
+        return parse_address(self.metrics_address, "metrics_address", DEFAULT_METRICS) if self.metrics_address else None
 
 
-def _host_port(address: str, field_name: str, example: str) -> tuple[str, int]:
+def parse_address(address: str, field_name: str, example: str) -> tuple[str, int]:
+    """The two parts of HOST:PORT; raises InvalidInputError."""
     host, _, port = address.rpartition(":")
     if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
         fix = f"give HOST:PORT, for example {example}"

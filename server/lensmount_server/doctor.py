@@ -27,7 +27,6 @@ PACKAGES = (
     "lensmount",
     "torch",
     "timm",
-    "peft",
     "openvino",
     "av",
     "opencv-python-headless",
@@ -35,7 +34,6 @@ PACKAGES = (
     "protobuf",
     "safetensors",
 )
-TRAINING_ONLY = ("peft",)
 
 
 @dataclass(frozen=True)
@@ -70,8 +68,7 @@ def _package(name: str) -> Finding:
     try:
         return Finding(name, ok=True, detail=version(name))
     except PackageNotFoundError:
-        extra = "training" if name in TRAINING_ONLY else "server"
-        return Finding(name, ok=False, detail="not installed", fix=f"pip install 'lensmount[{extra}]'")
+        return Finding(name, ok=False, detail="not installed", fix="pip install 'lensmount[server]'")
 
 
 def _device() -> Finding:

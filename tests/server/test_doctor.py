@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError
+from importlib.metadata import PackageNotFoundError, requires
 from importlib.metadata import version as real_version
 from pathlib import Path
 
@@ -109,6 +110,14 @@ SPOIL: dict[str, Callable[[pytest.MonkeyPatch, str], None]] = {
     "data directory": no_write,
     "address": no_port,
 }
+
+
+def test_no_package_is_wanted_that_a_server_does_not_bring() -> None:
+    needed = {re.split(r"[^\w-]", each, maxsplit=1)[0] for each in requires("lensmount") or () if "extra" not in each}
+    server = [each for each in requires("lensmount") or () if re.search(r"extra == .(server|video).", each)]
+    needed |= {re.split(r"[^\w-]", each, maxsplit=1)[0] for each in server}
+    assert set(PACKAGES) - {"lensmount"} <= needed
+    assert "peft" not in needed
 
 
 def test_every_finding_that_can_be_bad_is_spoilt_here() -> None:

@@ -41,6 +41,7 @@ LISTED = {
     "bench": Listed("Measure what this machine holds, beside what people run today.", "bench"),
     "bench labels": Listed("How many labels are worth it, and with which strategy.", "training"),
     "bench train": Listed("Training beside what people write today.", "training"),
+    "config": Listed("Check and show what a server would run with.", "server"),
     "demo": Listed("Train two tasks, stream a video, swap one while it plays.", "training"),
     "doctor": Listed("Check this machine for what a server needs.", "server"),
     "evaluate": Listed("Judge a package on pictures, without a server.", "training"),

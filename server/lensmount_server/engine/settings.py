@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
-DEVICES = ("cpu", "cuda")
-ENGINES = ("auto", "openvino", "torch", "reference")
-PRECISIONS = ("auto", "fp32", "bf16")
+Device = Literal["cpu", "cuda"]
+EngineName = Literal["auto", "openvino", "torch", "reference"]
+Precision = Literal["auto", "fp32", "bf16"]
+DEVICES: tuple[str, ...] = get_args(Device)
+ENGINES: tuple[str, ...] = get_args(EngineName)
+PRECISIONS: tuple[str, ...] = get_args(Precision)
 DEFAULT_MERGED_MIB = 1024
 # Merging takes the time that the compiled LoRA form loses on some five hundred rows (docs/performance.md).
 DEFAULT_MERGE_AFTER = 500

@@ -1,6 +1,7 @@
 """What is registered: the facts in a database, the packages in a blob store."""
 
 from lensmount_server.registry.aliases import Change, Expected
+from lensmount_server.registry.database import parse_url
 from lensmount_server.registry.journal import NOBODY, By, Entry, Kind
 from lensmount_server.registry.records import AliasState, Filter, Record
 from lensmount_server.registry.registry import Collected, Places, Registry
@@ -18,4 +19,5 @@ __all__ = [
     "Places",
     "Record",
     "Registry",
+    "parse_url",
 ]

@@ -44,7 +44,7 @@ class Database:
         Raises InvalidInputError for a URL that can not work, UnavailableError, or IncompatibleError for tables of a
         later release.
         """
-        self._url = _parsed(url)
+        self._url = parse_url(url)
         self._engine = _engine(self._url)
         self._readers = self._engine.execution_options(**_one_state(self._url))
         try:
@@ -142,8 +142,11 @@ def _alembic(connection: Connection | None) -> Config:
     return config
 
 
-def _parsed(url: str | URL) -> URL:
-    """The URL with the driver that is used here. No error shows more of it than its scheme: it may hold a password."""
+def parse_url(url: str | URL) -> URL:
+    """The URL with the driver that is used here; raises InvalidInputError.
+
+    No error shows more of it than its scheme: it may hold a password.
+    """
     try:
         parsed = make_url(url)
         driver = DRIVERS.get(parsed.drivername, parsed.drivername)
