@@ -62,7 +62,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the README's reader has: parts/, part.jpg, line.mp4."""
     folder = tmp_path_factory.mktemp("reader")
     shutil.move(
-        write_pictures(folder / "drawn", PictureSettings(per_defect=14, per_surface=1)).defect, folder / "parts"
+        write_pictures(folder / "drawn", PictureSettings(per_defect=20, per_surface=1)).defect, folder / "parts"
     )
     shutil.copy(next((folder / "parts" / "hole").iterdir()), folder / "part.jpg")
     clip = write_clip(folder / "filmed", ClipSettings(rounds=1, frames_per_plate=5))
