@@ -20,6 +20,7 @@ from lensmount_adapters.backbones.backbone import create_model
 from lensmount_adapters.backbones.default import BUNDLED
 from lensmount_adapters.backbones.weights import find_weights
 from lensmount_server.config import ServeConfig
+from lensmount_server.engine.cores import cores
 from lensmount_server.engine.opening import check_cuda, choose
 from lensmount_server.remembered import choose_backbone
 
@@ -72,8 +73,7 @@ def _package(name: str) -> Finding:
 
 
 def _device() -> Finding:
-    cores = len(os.sched_getaffinity(0))
-    threads = f"{torch.get_num_threads()} computing threads on {cores} cores"
+    threads = f"{torch.get_num_threads()} computing threads on {cores()} cores"
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     unused = f"; with --device cuda: {', '.join(gpus)}" if gpus else "; no GPU"
     return Finding("device", ok=True, detail=f"cpu, {threads}{unused}")

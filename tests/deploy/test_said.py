@@ -190,13 +190,6 @@ def test_there_is_time_for_an_orderly_stop() -> None:
     assert all(seconds(each) >= 4 * GRACE_S for each in times)
 
 
-@pytest.mark.usefixtures("in_the_image")
-def test_threads_are_the_cores_that_a_container_has(tmp_path: Path) -> None:
-    limits = deployed.pod()["containers"][0]["resources"]["limits"]
-    assert configured(FILES["kubernetes.yaml"], tmp_path).threads == int(limits["cpu"])
-    assert configured(FILES["compose.yaml"], tmp_path).threads == deployed.compose()["services"]["lensmount"]["cpus"]
-
-
 def strings(value: Any) -> Iterator[str]:
     if isinstance(value, dict):
         for each in value.values():

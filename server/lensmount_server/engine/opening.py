@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 
 from lensmount.errors import InvalidInputError, UnavailableError
 from lensmount_adapters.backbones import Backbone
 from lensmount_server.engine.choice import measured
+from lensmount_server.engine.cores import cores
 from lensmount_server.engine.cpu.compilers import make_compiler
 from lensmount_server.engine.cpu.costs import CostTable, cost_table
 from lensmount_server.engine.cpu.executor import CpuExecutor
@@ -70,4 +69,4 @@ def cpu_executor(backbone: Backbone, table: CostTable, settings: EngineSettings)
 
 
 def _cores(settings: EngineSettings) -> int:
-    return settings.threads or len(os.sched_getaffinity(0))
+    return settings.threads or cores()

@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from lensmount.errors import IncompatibleError, LensmountError
 from lensmount_adapters.backbones import Backbone
 from lensmount_server.engine.choice import Candidate
+from lensmount_server.engine.cores import cores
 from lensmount_server.engine.cpu.compilers import make_compiler
 from lensmount_server.engine.cpu.lanes import Lanes
 from lensmount_server.engine.cpu.units import Compiler, Options, Unit, Work
@@ -139,7 +140,7 @@ def _time(run: Timed) -> float:
 
 
 def _path(backbone: Backbone, *choice: object) -> Path:
-    facts = (_cpu(), len(os.sched_getaffinity(0)), _version("torch"), _version("openvino"), backbone.fingerprint)
+    facts = (_cpu(), cores(), _version("torch"), _version("openvino"), backbone.fingerprint)
     name = hashlib.sha256(repr((*facts, *choice)).encode()).hexdigest()[:24]
     return platformdirs.user_cache_path("lensmount") / "costs" / f"{backbone.name}-{name}.json"
 
