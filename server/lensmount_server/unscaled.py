@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import cv2
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,8 +20,7 @@ def cut_out(pixels: Pixels, preprocessing: Preprocessing) -> Tensor:
     """What `preprocessing.prepare` gives for uint8 RGB (height, width, 3) that needs no scaling, to the bit."""
     top, left = preprocessing.corner(pixels.shape[0], pixels.shape[1])
     height, width = preprocessing.height, preprocessing.width
-    planes = torch.empty((3, height, width), dtype=torch.uint8)
-    view = planes.numpy()
+    planes = np.empty((3, height, width), np.uint8)
     # Many times as fast as a transposed copy.
-    cv2.split(pixels[top : top + height, left : left + width], [view[0], view[1], view[2]])
-    return planes
+    cv2.split(pixels[top : top + height, left : left + width], [planes[0], planes[1], planes[2]])
+    return torch.from_numpy(planes)

@@ -77,7 +77,7 @@ class Inferring:
         def write(at: Place, data: bytes, field: str) -> None:
             self._regions.write(caller.user(), at, data, field)
 
-        made = response(request, name, mounted, answers, wanted, write)
+        made = response(request, mounted, answers, wanted, write)
         times = Times(came, ready, answered, time.perf_counter_ns())
         self._statistics.succeeded((name, mounted.id.version), times, answers)
         return made

@@ -20,13 +20,12 @@ from torch import Tensor
 from lensmount.errors import InvalidInputError, TooLargeError
 from lensmount_adapters.pictures import Pixels, decode_picture
 from lensmount_adapters.preprocessing import Preprocessing
-from lensmount_server.kserve.models import DATATYPES, ENCODED, MAX_PICTURES, PICTURE, PIXEL_VALUES
+from lensmount_server.kserve.models import DATATYPES, ENCODED, INPUTS, MAX_PICTURES, PICTURE, PIXEL_VALUES
 from lensmount_server.kserve.shared_memory import Place, place
 from lensmount_server.services.errors import MAX_MESSAGE_BYTES
 from lensmount_server.unscaled import cut_out, needs_scaling
 from lensmount_server.video.limits import PictureLimits
 
-INPUTS = (PICTURE, ENCODED, PIXEL_VALUES)
 # What is cut out of so many bytes is done sooner than a thread is found for it.
 QUICK_BYTES = 1 << 20
 # How far a normalised value may be from that of a whole number, in parts of the scale from black to white.

@@ -67,10 +67,12 @@ def _requested(output: Any) -> Requested:
 
 
 def response(
-    request: Any, model: str, mounted: Mounted, answers: Sequence[Answer], wanted: Sequence[Requested], write: Write
+    request: Any, mounted: Mounted, answers: Sequence[Answer], wanted: Sequence[Requested], write: Write
 ) -> Any:
     """A ModelInferResponse; `write` puts bytes into shared memory and raises where that can not be."""
-    made = service_pb2.ModelInferResponse(model_name=model, model_version=str(mounted.id.version), id=request.id)
+    made = service_pb2.ModelInferResponse(
+        model_name=request.model_name, model_version=str(mounted.id.version), id=request.id
+    )
     facts = made.parameters
     facts["content_hash"].string_param = mounted.id.content_hash
     facts["task"].string_param = mounted.id.task

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,11 +104,14 @@ def check_repository(name: str) -> None:
 
 
 def _version(parameters: Any) -> int:
-    """The parameter `version`, 0 where it is not given. Raises InvalidInputError or UnimplementedError."""
-    strange = sorted(set(parameters) - {"version"})
-    if strange:
-        fix = "give `version` alone; what an adapter is stands in its package"
-        raise UnimplementedError("this can not be given with a load", field="parameters", value=strange[0], fix=fix)
+    """The version that a load asks for, 0 for none. Raises InvalidInputError or UnimplementedError."""
+    strange = sorted(set(parameters) - {"version", "config"})
+    if strange or len(parameters) > 1:
+        fix = "give `version` or `config` alone; what an adapter is stands in its package"
+        value = strange[0] if strange else "version and config"
+        raise UnimplementedError("this can not be given with a load", field="parameters", value=value, fix=fix)
+    if "config" in parameters:
+        return _version_of_config(parameters["config"].string_param)
     if "version" not in parameters:
         return 0
     given = parameters["version"]
@@ -117,3 +121,17 @@ def _version(parameters: Any) -> int:
         fix = "give the number of an adapter version, as string_param or int64_param"
         raise InvalidInputError("not a version", field="parameters.version", value=text or kind, fix=fix)
     return int(text)
+
+
+def _version_of_config(text: str) -> int:
+    """The one version that a config's policy names: all that tritonclient can say of a version in a load."""
+    try:
+        config = json.loads(text)
+    except (ValueError, RecursionError):
+        config = None
+    match config:
+        case {"version_policy": {"specific": {"versions": [version]}}} if len(config) == 1:
+            if models.VERSION.fullmatch(str(version)):
+                return int(version)
+    fix = """a config may name a version and nothing else: {"version_policy": {"specific": {"versions": [2]}}}"""
+    raise InvalidInputError("not a version policy of one version", field="parameters.config", value=text, fix=fix)

@@ -101,7 +101,8 @@ class KServeService:
             raise InvalidInputError(error.message, field="name", value=error.value, fix=error.fix) from error
         found = dict(self._statistics.of(name, want.version))
         found.setdefault((name, version.version), Sums())
-        return service_pb2.ModelStatisticsResponse(model_stats=[_statistics(*each) for each in sorted(found.items())])
+        told = [_statistics((request.name, number), sums) for (_, number), sums in sorted(found.items())]
+        return service_pb2.ModelStatisticsResponse(model_stats=told)
 
     async def RepositoryIndex(self, request: Any, context: Context) -> Any:
         """All models."""
@@ -166,10 +167,9 @@ class KServeService:
         return Caller(peer, lambda: user_behind(peer, self.port))
 
     async def _described(self, request: Any, describe: Any) -> Any:
-        want = models.wanted(request.name, request.version)
         version = await self._version(request)
         record = await asyncio.to_thread(self._catalog.registry.get, version.task, version.version)
-        return describe(want, record.id, record.manifest)
+        return describe(request.name, record.id, record.manifest)
 
     async def _version(self, request: Any) -> VersionId:
         """The version that a model stands for now. Raises NotFoundError."""

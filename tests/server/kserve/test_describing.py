@@ -81,6 +81,17 @@ async def test_its_config(client: Any, kit: Kit) -> None:
     assert list(config.version_policy.specific.versions) == [1]
 
 
+@pytest.mark.parametrize("form", ["picture", "encoded", "pixel_values"])
+async def test_a_model_with_one_of_its_inputs(client: Any, form: str) -> None:
+    name = f"defect/{form}"
+    config = (await client.get_model_config(name)).config
+    assert (config.name, [(each.name, each.optional) for each in config.input]) == (name, [(form, False)])
+    assert [each.name for each in (await client.get_model_metadata(name)).inputs] == [form]
+    assert await client.is_model_ready(name)
+    assert [each.name for each in (await client.get_inference_statistics(name)).model_stats] == [name]
+    await triton_refused(client.get_model_config("defect/image"), "NOT_FOUND")
+
+
 async def test_another_version_and_another_alias_describe_themselves(live: Served, kit: Kit, client: Any) -> None:
     await live.client.register(kit.defect[1].folder, alias="canary")
     for model, version in (("defect@canary", ""), ("defect", "2")):
@@ -121,14 +132,13 @@ async def test_no_cuda_memory_is_registered(client: Any) -> None:
 
 
 async def test_health_and_reflection_know_the_service(live: Served) -> None:
-    health = health_pb2_grpc.HealthStub(live.channel)
+    health: Any = health_pb2_grpc.HealthStub(live.channel)
     serving = health_pb2.HealthCheckResponse.SERVING
     assert (await health.Check(health_pb2.HealthCheckRequest(service=NAME))).status == serving
 
-    async def asked() -> Any:
-        yield reflection_pb2.ServerReflectionRequest(list_services="")
-
-    call = reflection_pb2_grpc.ServerReflectionStub(live.channel).ServerReflectionInfo(asked())
+    request = reflection_pb2.ServerReflectionRequest(list_services="")  # type: ignore[operator] # untyped
+    reflected: Any = reflection_pb2_grpc.ServerReflectionStub(live.channel)  # type: ignore[arg-type] # the stubs know blocking channels
+    call = reflected.ServerReflectionInfo(iter([request]))
     answer = await asyncio.wait_for(call.read(), 30)
     assert NAME in {service.name for service in answer.list_services_response.service}
 

@@ -113,7 +113,7 @@ async def test_numbers_one_by_one(live: Served, kit: Kit) -> None:
     expected = np.array([await own_scores(live, SHOT)])
     preprocessing = kit.backbone.preprocessing
     values = preprocessing.normalize(preprocessing.prepare(SHOT)[None]).numpy()
-    contents = {
+    contents: dict[str, tuple[str, tuple[int, ...], dict[str, list[Any]]]] = {
         "picture": ("UINT8", SHOT[None].shape, {"uint_contents": SHOT.ravel().tolist()}),
         "encoded": ("BYTES", (1,), {"bytes_contents": [encoded(SHOT)]}),
         "pixel_values": ("FP32", values.shape, {"fp32_contents": values.ravel().tolist()}),
@@ -183,6 +183,8 @@ async def test_by_alias_and_by_version(live: Served, kit: Kit, client: Any) -> N
     asked = {
         ("defect", ""): 0,
         ("defect@live", ""): 0,
+        ("defect/picture", ""): 0,
+        ("defect@canary/picture", ""): 1,
         ("defect@canary", ""): 1,
         ("defect", "3"): 2,
         ("defect", "2"): 1,
@@ -190,7 +192,7 @@ async def test_by_alias_and_by_version(live: Served, kit: Kit, client: Any) -> N
     for (model, version), index in asked.items():
         result = await client.infer(model, shots_of(SHOT), model_version=version)
         assert result.as_numpy("scores")[0] == pytest.approx(kit.defect[index].scores(SHOT), abs=CLOSE)
-        assert result.get_response().model_version == str(index + 1)
+        assert (result.get_response().model_name, result.get_response().model_version) == (model, str(index + 1))
         assert parameter(result, "content_hash") == kit.defect[index].adapter.content_hash
 
 

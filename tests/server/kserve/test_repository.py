@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -10,10 +12,10 @@ import tritonclient.grpc.aio as triton_aio
 from tritonclient.grpc import service_pb2
 
 from factories import pictures
-from kserving import shots_of, stub, triton_refused
+from kserving import shots_of, stub, triton_of, triton_refused
 from lensmount.errors import InvalidInputError, UnimplementedError
 from lensmount.results import AdapterEventKind
-from serving import CLOSE, Kit, Served, refused, stored
+from serving import CLOSE, Kit, Served, refused, serving, stored
 
 SHOT = pictures(1, seed=12)[0]
 
@@ -39,20 +41,36 @@ async def test_the_index_tells_all_aliases_and_what_is_unloaded(live: Served, ki
     assert [each.name for each in ready.models] == ["grade", "surface"]
 
 
-async def test_a_damaged_adapter_is_unavailable_with_the_reason(live: Served, kit: Kit, client: Any) -> None:
-    await live.client.register(kit.defect[1].folder)
-    package = stored(live.data_dir, kit.defect[1].adapter.content_hash)
-    weights = package / "adapter_model.safetensors"
+async def test_a_damaged_adapter_is_unavailable_with_the_reason(kit: Kit, tmp_path: Path) -> None:
+    async with serving(kit, tmp_path / "data") as live:
+        await live.client.register(kit.defect[0].folder, alias="live")
+        await live.client.register(kit.defect[1].folder, alias="canary")
+    weights = stored(tmp_path / "data", kit.defect[1].adapter.content_hash) / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
-    for number in range(2):  # neither the first nor a later one ends in a defect
-        await triton_refused(client.infer("defect", shots_of(SHOT), model_version="2"), "UNAVAILABLE")
-        assert not await client.is_model_ready("defect", "2"), number
-    await triton_refused(client.load_model("defect@canary", parameters=version(2)), "FAILED_PRECONDITION")
-    assert await client.is_model_ready("defect")
+    async with serving(kit, tmp_path / "data") as live, triton_of(live) as client:
+        assert await client.is_model_ready("defect@canary")
+        for _ in range(2):
+            await triton_refused(client.infer("defect@canary", shots_of(SHOT)), "UNAVAILABLE")
+            assert not await client.is_model_ready("defect@canary")
+        await triton_refused(client.load_model("defect@canary"), "FAILED_PRECONDITION")
+        listed = {each.name: each for each in (await client.get_model_repository_index()).models}
+        assert (listed["defect@canary"].state, listed["defect"].state) == ("UNAVAILABLE", "READY")
+        assert listed["defect@canary"].reason
+        result = await client.infer("defect", shots_of(SHOT))
+        assert result.as_numpy("scores")[0] == pytest.approx(kit.defect[0].scores(SHOT), abs=CLOSE)
 
 
-def version(number: int | str) -> dict[str, Any]:
-    return {"version": number}
+def policy(number: object) -> str:
+    """How tritonclient names a version in a load."""
+    return json.dumps({"version_policy": {"specific": {"versions": [number]}}})
+
+
+async def load(live: Served, model: str, version: int | str) -> None:
+    """A load with our parameter, which tritonclient does not let through."""
+    request = service_pb2.RepositoryModelLoadRequest(model_name=model)
+    kind = "int64_param" if isinstance(version, int) else "string_param"
+    setattr(request.parameters["version"], kind, version)
+    await stub(live).RepositoryModelLoad(request)
 
 
 async def test_unload_and_load_again(live: Served, kit: Kit, client: Any) -> None:
@@ -68,14 +86,18 @@ async def test_unload_and_load_again(live: Served, kit: Kit, client: Any) -> Non
     assert result.as_numpy("scores")[0] == pytest.approx(kit.defect[0].scores(SHOT), abs=CLOSE)
 
 
-@pytest.mark.parametrize("number", [2, "2"])
-async def test_a_load_with_a_version_promotes(live: Served, kit: Kit, client: Any, number: int | str) -> None:
-    await live.client.register(kit.defect[1].folder)
-    await client.load_model("defect", parameters=version(number))
-    result = await client.infer("defect", shots_of(SHOT))
-    assert result.get_response().model_version == "2"
-    assert result.as_numpy("scores")[0] == pytest.approx(kit.defect[1].scores(SHOT), abs=CLOSE)
-    await client.load_model("defect@fresh", parameters=version(1))
+async def test_a_load_with_a_version_promotes(live: Served, kit: Kit, client: Any) -> None:
+    for package in kit.defect[1:]:
+        await live.client.register(package.folder)
+    for number, loaded in ((2, load(live, "defect", 2)), (3, load(live, "defect", "3"))):
+        await loaded
+        assert (await client.infer("defect", shots_of(SHOT))).get_response().model_version == str(number)
+    for given in (1, "2"):
+        await client.load_model("defect", config=policy(given))
+        result = await client.infer("defect", shots_of(SHOT))
+        assert result.get_response().model_version == str(given)
+        assert result.as_numpy("scores")[0] == pytest.approx(kit.defect[int(given) - 1].scores(SHOT), abs=CLOSE)
+    await client.load_model("defect@fresh", config=policy(1))
     assert (await client.infer("defect@fresh", shots_of(SHOT))).get_response().model_version == "1"
 
 
@@ -91,42 +113,44 @@ async def test_the_journal_tells_who(live: Served, client: Any) -> None:
     await who.unload_model("defect", headers={"lensmount-actor": "ada"})
     await who.load_model("defect", headers={"lensmount-actor": "grace"})
     await who.close()
-    events = [event async for event in _events(live)]
-    told = [(event.kind, event.actor) for event in events if event.actor]
+    events = [event async for event in live.client.events("defect", "live")]
+    told = [(event.kind, event.actor) for event in events][:2]
     assert told == [(AdapterEventKind.ALIAS_SET, "grace"), (AdapterEventKind.ALIAS_DELETED, "ada")]
     assert all("127.0.0.1" in event.origin for event in events if event.actor)
 
 
-async def _events(live: Served) -> Any:
-    for event in await live.client.events("defect", "live"):
-        yield event
-
-
-@pytest.mark.parametrize(
-    ("model", "given"), [("weather", {}), ("weather", version(1)), ("defect", version(9)), ("defect@new", {})]
-)
-async def test_what_is_not_there_can_not_be_loaded(client: Any, model: str, given: dict[str, Any]) -> None:
-    await triton_refused(client.load_model(model, parameters=given or None), "NOT_FOUND")
+@pytest.mark.parametrize(("model", "number"), [("weather", 0), ("weather", 1), ("defect", 9), ("defect@new", 0)])
+async def test_what_is_not_there_can_not_be_loaded(client: Any, model: str, number: int) -> None:
+    await triton_refused(client.load_model(model, config=policy(number) if number else None), "NOT_FOUND")
     assert await client.is_model_ready("defect")
 
 
-@pytest.mark.parametrize("number", ["x", "-1", "0", "", "1.5"])
-async def test_a_version_that_is_none(client: Any, number: str) -> None:
-    sentence = await triton_refused(client.load_model("defect", parameters=version(number)), "INVALID_ARGUMENT")
-    assert sentence.startswith("parameters.version: not a version")
+@pytest.mark.parametrize("text", ["x", "-1", "0", "", "1.5"])
+async def test_a_version_that_is_none(live: Served, client: Any, text: str) -> None:
+    request = service_pb2.RepositoryModelLoadRequest(model_name="defect")
+    request.parameters["version"].string_param = text
+    error = await refused(stub(live).RepositoryModelLoad(request))
+    assert (error.code, error.field) == (grpc.StatusCode.INVALID_ARGUMENT, "parameters.version")
+    await triton_refused(client.load_model("defect", config=policy(text)), "INVALID_ARGUMENT")
+
+
+@pytest.mark.parametrize(
+    "config", ["{}", "", "no json", "[" * 100_000, '{"max_batch_size": 1}', "[1]", "null", policy([1])]
+)
+async def test_a_config_may_name_a_version_alone(client: Any, config: str) -> None:
+    await triton_refused(client.load_model("defect", config=config), "INVALID_ARGUMENT")
 
 
 async def test_an_alias_that_is_no_name(client: Any) -> None:
-    await triton_refused(client.load_model("defect@a b", parameters=version(1)), "INVALID_ARGUMENT")
-    await triton_refused(client.load_model("defect@", parameters=version(1)), "INVALID_ARGUMENT")
+    await triton_refused(client.load_model("defect@a b", config=policy(1)), "INVALID_ARGUMENT")
+    await triton_refused(client.load_model("defect@", config=policy(1)), "INVALID_ARGUMENT")
 
 
-async def test_what_can_not_be_overridden(live: Served, client: Any) -> None:
-    await triton_refused(client.load_model("defect", config="{}"), "UNIMPLEMENTED")
+async def test_what_can_not_be_given(live: Served, client: Any) -> None:
+    with_files = client.load_model("defect", config=policy(1), files={"file:1/model.onnx": b"x"})
+    await triton_refused(with_files, "UNIMPLEMENTED")
     request = service_pb2.RepositoryModelLoadRequest(repository_name="x", model_name="defect")
     assert isinstance(await refused(stub(live).RepositoryModelLoad(request)), UnimplementedError)
     request = service_pb2.RepositoryModelLoadRequest(model_name="defect")
     request.parameters["version"].bool_param = True
-    error = await refused(stub(live).RepositoryModelLoad(request))
-    assert isinstance(error, InvalidInputError)
-    assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert isinstance(await refused(stub(live).RepositoryModelLoad(request)), InvalidInputError)

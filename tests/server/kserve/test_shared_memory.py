@@ -7,8 +7,7 @@ import socket
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
@@ -19,7 +18,7 @@ import tritonclient.utils.shared_memory as shm
 from tritonclient.grpc import service_pb2
 
 from factories import pictures
-from kserving import own_scores, shots_of, stub, tensor, triton_of, triton_refused
+from kserving import own_scores, shots_of, stub, triton_of, triton_refused
 from lensmount.errors import IncompatibleError, InvalidInputError, LensmountError, NotFoundError, TooLargeError
 from lensmount_server.kserve.neighbours import user_behind
 from lensmount_server.kserve.shared_memory import FOLDER, Place, Regions
@@ -188,7 +187,11 @@ async def test_a_region_beyond_its_object(live: Served, key: str, handle: Any, o
 
 async def test_what_is_no_object(live: Served, key: str) -> None:
     path = FOLDER / key
-    makes = (lambda: os.mkfifo(path), path.mkdir, lambda: path.symlink_to("/etc/hostname"))
+    makes: tuple[Callable[[], None], ...] = (
+        lambda: os.mkfifo(path),
+        path.mkdir,
+        lambda: path.symlink_to("/etc/hostname"),
+    )
     for make, remove in zip(makes, (path.unlink, path.rmdir, path.unlink), strict=True):
         make()
         request = service_pb2.SystemSharedMemoryRegisterRequest(name="x", key=key, byte_size=1)
@@ -294,8 +297,3 @@ def test_who_is_not_on_this_machine(peer: str) -> None:
     with pytest.raises(IncompatibleError) as caught:
         user_behind(peer, 50051)
     assert caught.value.fix
-
-
-def test_where_objects_are() -> None:
-    assert Path("/dev/shm") == FOLDER
-    assert tensor("picture", STACK).shape() == list(STACK.shape)
