@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from lensmount.errors import LensmountError
+from lensmount.errors import LensmountError, NotFoundError
 from lensmount_server.catalog import Catalog
 from lensmount_server.frames import Ready, Want
 from lensmount_server.hotset import Mounted
@@ -53,7 +54,7 @@ class Inferring:
         except LensmountError as error:
             raise as_triton(error) from error
         finally:
-            if not answered and (known is not None or self._catalog.version(want) is not None):
+            if not answered and (known is not None or self._is_there(want)):
                 self._statistics.failed((name, version), time.perf_counter_ns() - came)
         return made
 
@@ -81,6 +82,12 @@ class Inferring:
         times = Times(came, ready, answered, time.perf_counter_ns())
         self._statistics.succeeded((name, mounted.id.version), times, answers)
         return made
+
+    def _is_there(self, want: Want) -> bool:
+        """Whether what was not in memory is there by now: a version that nobody registered has no statistics."""
+        with suppress(NotFoundError):
+            return self._catalog.version(want) is not None
+        return False
 
     async def _pictures(self, request: Any, caller: Caller) -> Pictures:
         def read(at: Place, field: str) -> bytes:

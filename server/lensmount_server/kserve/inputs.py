@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lensmount.errors import InvalidInputError, TooLargeError
-from lensmount_adapters.pictures import Pixels, decode_picture
+from lensmount_adapters.pictures import MAX_PIXELS, Pixels, decode_picture
 from lensmount_adapters.preprocessing import Preprocessing
 from lensmount_server.kserve.models import DATATYPES, ENCODED, INPUTS, MAX_PICTURES, PICTURE, PIXEL_VALUES
 from lensmount_server.kserve.shared_memory import Place, place
@@ -28,6 +28,8 @@ from lensmount_server.video.limits import PictureLimits
 
 # What is cut out of so many bytes is done sooner than a thread is found for it.
 QUICK_BYTES = 1 << 20
+# Pixels of all files of a request together, whatever their bytes.
+MAX_DECODED_PIXELS = 4 * MAX_PIXELS
 # How far a normalised value may be from that of a whole number, in parts of the scale from black to white.
 TOLERANCE = 1e-3
 
@@ -76,8 +78,16 @@ class Encoded:
         return False
 
     def rows(self, preprocessing: Preprocessing) -> list[Tensor]:
-        """Decoded, then as training prepares them."""
-        return [preprocessing.prepare(decode_picture(file, field=f"inputs.{ENCODED}")) for file in self.files]
+        """Decoded, then as training prepares them. Raises TooLargeError for too many pixels in all."""
+        rows, pixels = [], 0
+        for file in self.files:
+            picture = decode_picture(file, field=f"inputs.{ENCODED}")
+            rows.append(preprocessing.prepare(picture))
+            pixels += picture.shape[0] * picture.shape[1]
+            if pixels > MAX_DECODED_PIXELS:
+                fix = f"send at most {MAX_DECODED_PIXELS:,} pixels in a request; scale the pictures down first"
+                raise TooLargeError("too many pixels in all", field=f"inputs.{ENCODED}", value=pixels, fix=fix)
+        return rows
 
 
 @dataclass(frozen=True, eq=False)

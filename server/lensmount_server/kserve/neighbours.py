@@ -12,7 +12,7 @@ import socket
 import struct
 from urllib.parse import unquote
 
-from lensmount.errors import IncompatibleError
+from lensmount.errors import InvalidInputError
 
 _SOCK_DIAG = 4
 _BY_FAMILY, _REQUEST, _ERROR = 20, 1, 2
@@ -29,12 +29,12 @@ _PEER = re.compile(r"ipv[46]:\[?([0-9a-fA-F:.]+)\]?:([0-9]{1,5})")
 def user_behind(peer: str, own_port: int) -> int:
     """The user id of whoever opened the connection from `peer` (as gRPC tells it) to `own_port`.
 
-    Raises IncompatibleError where that is not a process on this machine.
+    Raises InvalidInputError where that is not a process on this machine.
     """
     uid = _uid(peer, own_port)
     if uid is None:
         fix = "send the tensors in the message; shared memory is for clients that connect over 127.0.0.1 or [::1]"
-        raise IncompatibleError("shared memory is for clients on this machine", field="peer", value=peer, fix=fix)
+        raise InvalidInputError("shared memory is for clients on this machine", field="peer", value=peer, fix=fix)
     return uid
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from tritonclient.grpc import service_pb2
@@ -164,7 +164,8 @@ class KServeService:
 
     def _caller(self, context: Context) -> Caller:
         peer = context.peer()
-        return Caller(peer, lambda: user_behind(peer, self.port))
+        # A call ends with its connection: one look is enough.
+        return Caller(peer, cache(lambda: user_behind(peer, self.port)))
 
     async def _described(self, request: Any, describe: Any) -> Any:
         version = await self._version(request)

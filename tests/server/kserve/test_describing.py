@@ -136,7 +136,7 @@ async def test_health_and_reflection_know_the_service(live: Served) -> None:
     serving = health_pb2.HealthCheckResponse.SERVING
     assert (await health.Check(health_pb2.HealthCheckRequest(service=NAME))).status == serving
 
-    request = reflection_pb2.ServerReflectionRequest(list_services="")  # type: ignore[operator] # untyped
+    request = reflection_pb2.ServerReflectionRequest(list_services="")
     reflected: Any = reflection_pb2_grpc.ServerReflectionStub(live.channel)  # type: ignore[arg-type] # the stubs know blocking channels
     call = reflected.ServerReflectionInfo(iter([request]))
     answer = await asyncio.wait_for(call.read(), 30)

@@ -19,7 +19,7 @@ from tritonclient.grpc import service_pb2
 
 from factories import pictures
 from kserving import own_scores, shots_of, stub, triton_of, triton_refused
-from lensmount.errors import IncompatibleError, InvalidInputError, LensmountError, NotFoundError, TooLargeError
+from lensmount.errors import InvalidInputError, LensmountError, NotFoundError, TooLargeError
 from lensmount_server.kserve.neighbours import user_behind
 from lensmount_server.kserve.shared_memory import FOLDER, Place, Regions
 from serving import Served, refused
@@ -273,11 +273,11 @@ def test_the_kernel_tells_who_connected(uid: int) -> None:
             connection, peer = listening.accept()
             with connection:
                 assert user_behind(f"ipv4:127.0.0.1:{peer[1]}", port) == uid
-                with pytest.raises(IncompatibleError):
+                with pytest.raises(InvalidInputError):
                     user_behind(f"ipv4:127.0.0.1:{peer[1]}", port ^ 1)
             process.stdin.close()
             process.wait(60)
-        with pytest.raises(IncompatibleError):
+        with pytest.raises(InvalidInputError):
             user_behind(f"ipv4:127.0.0.1:{peer[1]}", port)
 
 
@@ -294,6 +294,6 @@ def test_the_kernel_tells_who_connected(uid: int) -> None:
     ],
 )
 def test_who_is_not_on_this_machine(peer: str) -> None:
-    with pytest.raises(IncompatibleError) as caught:
+    with pytest.raises(InvalidInputError) as caught:
         user_behind(peer, 50051)
     assert caught.value.fix
