@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import grpc
 import pytest
 import tritonclient.grpc as triton
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tritonclient.grpc import service_pb2
 
 import lensmount
 from kserving import blocking, stub, triton_refused
 from lensmount.errors import UnimplementedError
 from serving import Kit, Served, refused
-
-NAME = "inference.GRPCInferenceService"
 
 
 async def test_the_server(client: Any) -> None:
@@ -129,18 +124,6 @@ async def test_what_is_not_here_says_so(live: Served) -> None:
 async def test_no_cuda_memory_is_registered(client: Any) -> None:
     assert not (await client.get_cuda_shared_memory_status()).regions
     await client.unregister_cuda_shared_memory()
-
-
-async def test_health_and_reflection_know_the_service(live: Served) -> None:
-    health: Any = health_pb2_grpc.HealthStub(live.channel)
-    serving = health_pb2.HealthCheckResponse.SERVING
-    assert (await health.Check(health_pb2.HealthCheckRequest(service=NAME))).status == serving
-
-    request = reflection_pb2.ServerReflectionRequest(list_services="")
-    reflected: Any = reflection_pb2_grpc.ServerReflectionStub(live.channel)  # type: ignore[arg-type] # the stubs know blocking channels
-    call = reflected.ServerReflectionInfo(iter([request]))
-    answer = await asyncio.wait_for(call.read(), 30)
-    assert NAME in {service.name for service in answer.list_services_response.service}
 
 
 async def test_the_blocking_client(live: Served) -> None:
