@@ -133,3 +133,16 @@ async def test_a_version_that_was_deleted_while_they_waited_does_not_answer(sche
     with pytest.raises(NotFoundError, match="deleted"):
         await waiting
     assert numbers_of(await first) == [0]
+
+
+async def test_a_promotion_in_the_middle_changes_none_of_them(scheduler: Scheduler, kit: Kit) -> None:
+    together = asked(scheduler, kit, *range(20))
+    await eventually(lambda: engine(scheduler).batches, "the first of them run")
+    assert len(scheduler._waiting) == 20 - len(engine(scheduler).batches[0]) > 0
+    second = kit.defect[1].adapter
+    scheduler._mounts.point("live", Mounted(VersionId("defect", 2, second.content_hash), second))
+    through_alias = asked(scheduler, kit, 30, want=Want("defect"))
+    engine(scheduler).may_run.release(20)
+    assert {answer.adapter.version for answer in await together} == {1}
+    # What asks through the alias is answered by the other one: the promotion did come between.
+    assert {answer.adapter.version for answer in await through_alias} == {2}
