@@ -11,6 +11,7 @@ import grpc.aio
 import numpy as np
 import pytest
 from torch import Tensor
+from tritonclient.grpc import service_pb2
 
 from factories import pictures
 from lensmount.errors import InvalidInputError, LensmountError, ServerError, TooLargeError
@@ -100,7 +101,7 @@ async def test_a_stream_that_fails_while_its_client_still_sends_leaves_no_task_b
 
 METHODS = [
     method
-    for file in (inference_pb2, adapters_pb2, sources_pb2)
+    for file in (inference_pb2, adapters_pb2, sources_pb2, service_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 ]

@@ -30,6 +30,7 @@ SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.Health
 SERVICES = [
     "grpc.health.v1.Health",
     "grpc.reflection.v1alpha.ServerReflection",
+    "inference.GRPCInferenceService",
     "lensmount.v1.AdapterService",
     "lensmount.v1.InferenceService",
     "lensmount.v1.SourceService",
