@@ -16,9 +16,11 @@ from click.testing import CliRunner
 from safetensors.torch import save_file
 
 from factories import random_backbone
+from lensmount import Client
 from lensmount.cli import cli
 from lensmount_training.demo.clip import ClipSettings, write_clip
 from lensmount_training.demo.pictures import PictureSettings, write_pictures
+from lensmount_training.demo.server import Served, started_server
 
 ROOT = Path(__file__).parents[3]
 DATA = ROOT.parent / "shared" / "data"
@@ -161,3 +163,27 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
 
     assert done.exit_code == 2
     assert precious.read_text() == "mine"
+
+
+def test_what_keeps_the_server_from_starting_is_told_before_the_work(tmp_path: Path) -> None:
+    weights = tmp_path / "nothing.safetensors"
+
+    done = CliRunner().invoke(cli, ["demo", "--out", str(tmp_path / "demo"), "--weights", str(weights)])
+
+    assert done.exit_code == 4
+    assert "the server did not start: " in done.stderr
+    assert str(weights) in done.stderr
+    assert {file.name for file in (tmp_path / "demo").iterdir()} <= {"server", ".lensmount-demo"}
+
+
+def test_settings_of_ones_own_server_are_not_the_demos(
+    tmp_path: Path, tiny: Sequence[str | Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LENSMOUNT_PACKAGES", str(tmp_path / "mine"))
+    monkeypatch.setenv("LENSMOUNT_THREDS", "a slip")
+    served = Served("test_vit", Path(tiny[-1]))
+
+    with started_server(tmp_path / "server", served) as address, Client(address) as client:
+        assert client.info()
+
+    assert not (tmp_path / "mine").exists()

@@ -9,7 +9,7 @@ from lensmount import Client
 from lensmount.errors import UnavailableError
 from lensmount_training.bench.case import Case, Known
 from lensmount_training.bench.setting import Setting
-from lensmount_training.demo.server import started_server
+from lensmount_training.demo.server import Served, started_server
 from lensmount_training.progress import Progress
 from lensmount_training.recipe import Recipe
 from lensmount_training.workflow import train
@@ -28,7 +28,7 @@ def measure(setting: Setting, progress: Progress) -> Case:
     folder = setting.source.write_classes(setting.scratch / "new-task", LABELS, EACH)
     bar = progress.bar(NEW_TASK.name, setting.rounds)
     seconds = []
-    server = started_server(setting.scratch / "server", setting.backbone.name, setting.weights)
+    server = started_server(setting.scratch / "server", Served(setting.backbone.name, setting.weights))
     with server as address, Client(address) as client:
         for number in range(setting.rounds):
             start = time.perf_counter()

@@ -20,7 +20,7 @@ from lensmount_training.demo.clip import Clip, ClipSettings, write_clip
 from lensmount_training.demo.footage import ClipFootage, Footage, SourceFootage, open_clip
 from lensmount_training.demo.outcome import Outcome, summarise, table
 from lensmount_training.demo.pictures import PictureSettings, write_pictures
-from lensmount_training.demo.server import started_server
+from lensmount_training.demo.server import Served, started_server
 from lensmount_training.demo.show import play
 from lensmount_training.demo.swap import Swap
 from lensmount_training.demo.tasks import Learned, Lesson, learn
@@ -41,6 +41,7 @@ class DemoConfig:
     seconds: float
     backbone: str
     weights: Path | None
+    triton_url: tuple[str, ...]
     seed: int
 
     def check(self) -> None:
@@ -74,6 +75,12 @@ class DemoConfig:
 )
 @click.option("--backbone", default="tf_efficientnet_lite0", show_default=True, help="timm's name of the shared model.")
 @click.option("--weights", type=click.Path(path_type=Path, dir_okay=False), help="Its weights (safetensors).")
+@click.option(
+    "--triton-url",
+    multiple=True,
+    metavar="HOST:PORT",
+    help="Have it computed by this Triton, as `lensmount serve` does.",
+)
 @click.option("--seed", default=0, show_default=True, help="Decides every pixel and every weight.")
 @click.option("--json", "as_json", is_flag=True, help="The last line is one JSON object.")
 def demo(as_json: bool, **options: object) -> None:
@@ -100,12 +107,13 @@ def run(config: DemoConfig, console: Console) -> Outcome:
     """Do all of it; what it wrote lies in `config.out`."""
     start = time.perf_counter()
     _clear(config.out)
-    with BarProgress(console) as progress:
-        lessons, clip = _material(config, progress)
-        backbone = load_backbone(config.backbone, config.weights)
-        learned = learn(lessons, backbone, config.out / "packages", config.seed, progress)
-    server = started_server(config.out / "server", config.backbone, config.weights, config.source)
-    with server as address, Client(address) as client:
+    # First of all, so that what keeps it from starting is known before the work is done.
+    served = Served(config.backbone, config.weights, config.source, config.triton_url)
+    with started_server(config.out / "server", served) as address, Client(address) as client:
+        with BarProgress(console) as progress:
+            lessons, clip = _material(config, progress)
+            backbone = load_backbone(config.backbone, config.weights)
+            learned = learn(lessons, backbone, config.out / "packages", config.seed, progress)
         return _perform(config, client, learned, clip, console, start)
 
 
