@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from tritonclient.grpc import service_pb2_grpc as kserve_pb2_grpc
 
 from lensmount.errors import UnavailableError
 from lensmount.v1 import (
@@ -29,6 +30,9 @@ from lensmount_server.engine.opening import open_engine
 from lensmount_server.engine.runtime import Engine
 from lensmount_server.hotset import HotSet
 from lensmount_server.hub import Hub
+from lensmount_server.kserve import errors as kserve_errors
+from lensmount_server.kserve.service import SERVICE as KSERVE
+from lensmount_server.kserve.service import KServeService
 from lensmount_server.metrics import Snapshot, metrics_server
 from lensmount_server.mounts import Mounts
 from lensmount_server.registry import Registry
@@ -59,6 +63,7 @@ SERVICES = [
     *(service.full_name for service in inference_pb2.DESCRIPTOR.services_by_name.values()),
     *(service.full_name for service in adapters_pb2.DESCRIPTOR.services_by_name.values()),
     *(service.full_name for service in sources_pb2.DESCRIPTOR.services_by_name.values()),
+    KSERVE,
     health.SERVICE_NAME,
     reflection.SERVICE_NAME,
 ]
@@ -112,10 +117,13 @@ async def running(config: ServeConfig, zygote: Zygote | None = None) -> AsyncIte
         if metrics is not None:
             snapshot = functools.partial(_snapshot, catalog, sources, pool, engine)
             await stack.enter_async_context(metrics_server(*metrics, snapshot))
-        server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=OPTIONS)
+        server = grpc.aio.server(interceptors=[ErrorInterceptor({KSERVE: kserve_errors.status})], options=OPTIONS)
         _add_services(server, catalog, scheduler, pool, sources, hub)
+        kserve = KServeService(catalog)
+        stack.callback(kserve.regions.close)
+        kserve_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(kserve, server)
         healthy = await _add_health(server)
-        bound = _bind(server, host, port)
+        bound = kserve.port = _bind(server, host, port)
         await sources.restore()
         await server.start()
         stack.push_async_callback(server.stop, GRACE_S)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from functools import partial
@@ -23,7 +23,7 @@ from lensmount_adapters.adapter import Adapter, fit
 from lensmount_adapters.preprocessing import Preprocessing
 from lensmount_server.firsts import FirstAnswers
 from lensmount_server.following import Follower
-from lensmount_server.frames import Answer, Frame, VersionId, Want
+from lensmount_server.frames import Answer, Frame, Ready, VersionId, Want
 from lensmount_server.mounts import ColdError, Leases, Mounted, Mounts
 from lensmount_server.policy import Policy
 from lensmount_server.registrar import Promotion, Receive, Registrar, Registration, Request
@@ -183,6 +183,20 @@ class Catalog:
                     continue  # while it waited, an alias moved on to a version that is not in memory any more
             self._firsts.seen(wants, answers)
             return answers
+
+    async def answer_alike(
+        self, want: Want, look: Callable[[Mounted], Awaitable[Sequence[Ready]]], terms: Terms, arrived_s: float
+    ) -> tuple[Mounted, list[Answer]]:
+        """One answer for each picture that `look` makes, all by the version that answers `want` now, and that version.
+
+        Raises as `ensure` does, what `look` raises, and what the scheduler raises.
+        """
+        with self._mounts.leases() as held:
+            (mounted,) = await self._hold((want,), held)
+            numbered = Want(want.task, want.alias, mounted.id.version)
+            answers = await self._scheduler.answer_alike(await look(mounted), numbered, terms, arrived_s)
+        self._firsts.seen((want,), answers[:1])
+        return mounted, answers
 
     async def _finish(self, work: Coroutine[Any, Any, T]) -> T:
         begun = asyncio.create_task(work)

@@ -14,6 +14,7 @@ from torch import Tensor
 from lensmount_adapters.pictures import Pixels
 from lensmount_adapters.preprocessing import Preprocessing
 from lensmount_server.jpeg import encode_jpeg
+from lensmount_server.unscaled import cut_out, needs_scaling
 
 
 class Picture(Protocol):
@@ -72,8 +73,10 @@ class Still:
         return int(self.pixels.shape[1])
 
     async def prepared(self, wanted: Collection[Preprocessing]) -> Mapping[Preprocessing, Tensor]:
-        """What is wanted, made in a thread."""
-        return await prepare_in_thread(self, wanted)
+        """What is wanted: at once where nothing is scaled, else made in a thread."""
+        if any(needs_scaling(self.height, self.width, each) for each in wanted):
+            return await prepare_in_thread(self, wanted)
+        return {each: self.prepare(each) for each in wanted}
 
     def grey(self) -> Pixels:
         """Its brightness, uint8 (height, width)."""
@@ -81,11 +84,45 @@ class Still:
 
     def prepare(self, preprocessing: Preprocessing) -> Tensor:
         """As training prepares it."""
-        return preprocessing.prepare(self.pixels)
+        if needs_scaling(self.height, self.width, preprocessing):
+            return preprocessing.prepare(self.pixels)
+        return cut_out(self.pixels, preprocessing)
 
     def jpeg(self) -> bytes:
         """As JPEG."""
         return encode_jpeg(self.pixels)
+
+
+@dataclass(frozen=True, eq=False)
+class Ready:
+    """A picture of which only that is here which one way of preparing it gave: uint8 (3, height, width)."""
+
+    preprocessing: Preprocessing
+    row: Tensor
+
+    @property
+    def height(self) -> int:
+        """In pixels."""
+        return self.preprocessing.height
+
+    @property
+    def width(self) -> int:
+        """In pixels."""
+        return self.preprocessing.width
+
+    async def prepared(self, wanted: Collection[Preprocessing]) -> Mapping[Preprocessing, Tensor]:
+        """What is here."""
+        return {each: self.prepare(each) for each in wanted}
+
+    def prepare(self, preprocessing: Preprocessing) -> Tensor:
+        """What is here; raises ValueError for another way."""
+        if preprocessing != self.preprocessing:
+            raise ValueError("this picture was prepared in another way")
+        return self.row
+
+    def jpeg(self) -> bytes:
+        """Nothing: it can not be had any more."""
+        return b""
 
 
 async def prepare_in_thread(picture: OpenPicture, wanted: Collection[Preprocessing]) -> Mapping[Preprocessing, Tensor]:
@@ -131,13 +168,24 @@ class VersionId:
     content_hash: str
 
 
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """A batch that ran: its number since the start, from 1, and how many frames were in it."""
+
+    number: int
+    frames: int
+
+
+NO_BATCH = Ran(0, 0)
+
+
 @dataclass(frozen=True)
 class Answer:
     """What one adapter says of one frame.
 
     `scores` are probabilities in the order of `labels` (the task's own); `decision`
     is the chosen labels; `queue_ms` is the wait for the engine and `inference_ms` the
-    batch that the row was part of.
+    batch that the row was part of, which is `ran`.
     """
 
     adapter: VersionId
@@ -146,3 +194,4 @@ class Answer:
     decision: tuple[str, ...]
     queue_ms: float
     inference_ms: float
+    ran: Ran = NO_BATCH

@@ -25,7 +25,7 @@ from lensmount_adapters.pictures import Pixels
 from lensmount_adapters.preprocessing import Preprocessing
 from lensmount_server.defects import known
 from lensmount_server.engine.runtime import Engine, Job
-from lensmount_server.frames import Answer, Frame, Picture, Still, VersionId, Want
+from lensmount_server.frames import Answer, Frame, Picture, Ran, Ready, Still, VersionId, Want
 from lensmount_server.mounts import Leases, Mounted, Mounts
 from lensmount_server.scheduling import (
     ANY_TIME,
@@ -53,12 +53,13 @@ Resolve = Callable[[Leases], tuple[Mounted, ...]]
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What came of one waiting frame: the adapters that ran, their logits, the times in ms."""
+    """What came of one waiting frame: the adapters that ran, their logits, the times in ms, and the batch."""
 
     mounted: tuple[Mounted, ...]
     logits: list[Tensor]
     queue_ms: float
     inference_ms: float
+    ran: Ran
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +93,7 @@ class Scheduler:
         self._arrived = asyncio.Event()
         self._patient: deque[asyncio.Future[None]] = deque()
         self._last_batch_s = -inf
+        self._batches = 0
         self._closed = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._worker = asyncio.create_task(self._work(), name="scheduler")
@@ -113,6 +115,25 @@ class Scheduler:
         return [
             _answer(mounted, logits, outcome) for mounted, logits in zip(outcome.mounted, outcome.logits, strict=True)
         ]
+
+    async def answer_alike(self, pictures: Sequence[Ready], want: Want, terms: Terms, arrived_s: float) -> list[Answer]:
+        """One answer per picture, all from one version, which `want` names by its number and the caller holds.
+
+        A deadline counts from `arrived_s`. Raises as `answer` does; then none of the pictures is answered.
+        """
+        deadline_s = None if terms.deadline_s is None else arrived_s + terms.deadline_s
+        entered: list[tuple[Ticket, Waiting]] = []
+        try:
+            for picture in pictures:
+                ticket = Ticket(terms.source, 1, terms.priority, deadline_s, time.perf_counter())
+                prepared = {picture.preprocessing: picture.row}
+                waiting = self._enter(ticket, picture, prepared, lambda leases: (leases.resolve(want),))
+                entered.append((ticket, waiting))
+            outcomes = [await waiting.future for _, waiting in entered]
+        finally:
+            for ticket, waiting in entered:
+                self._leave(ticket, waiting)
+        return [_answer(outcome.mounted[0], outcome.logits[0], outcome) for outcome in outcomes]
 
     async def logits(self, pixels: Pixels, adapter: Adapter) -> Tensor:
         """The logits (labels,) of one adapter that need not be live, through the same path.
@@ -153,6 +174,14 @@ class Scheduler:
         await asyncio.to_thread(self._thread.shutdown)
 
     async def _run(self, ticket: Ticket, picture: Picture, prepared: Prepared, resolve: Resolve) -> Outcome:
+        waiting = self._enter(ticket, picture, prepared, resolve)
+        try:
+            return await waiting.future
+        finally:
+            self._leave(ticket, waiting)
+
+    def _enter(self, ticket: Ticket, picture: Picture, prepared: Prepared, resolve: Resolve) -> Waiting:
+        """Let a frame wait. Raises TooLargeError, DeadlineError, or UnavailableError when the server stops."""
         if self._closed:
             raise UnavailableError("the server is stopping", fix="call again")
         refusal = self._queue.admit(ticket, time.perf_counter())
@@ -163,11 +192,14 @@ class Scheduler:
         waiting = Waiting(picture, prepared, resolve, asyncio.get_running_loop().create_future())
         self._waiting[ticket] = waiting
         self._arrived.set()
-        try:
-            return await waiting.future
-        finally:
-            self._queue.withdraw(ticket)
-            self._waiting.pop(ticket, None)
+        return waiting
+
+    def _leave(self, ticket: Ticket, waiting: Waiting) -> None:
+        """A frame's caller has its answer, or has gone and looks at none."""
+        if not waiting.future.cancel() and not waiting.future.cancelled():
+            waiting.future.exception()
+        self._queue.withdraw(ticket)
+        self._waiting.pop(ticket, None)
 
     async def _work(self) -> None:
         while not self._closed:
@@ -226,8 +258,11 @@ class Scheduler:
             return [outcome for alone in chosen for outcome in await self._compute([alone])]
         spent = time.perf_counter() - start
         self._costs.observe(len(jobs), sum(len(job.adapters) for job in jobs), spent)
+        self._batches += 1
+        ran = Ran(self._batches, len(jobs))
         return [
-            Outcome(mounted, rows, (start - waiting.since) * 1e3, spent * 1e3) for waiting, mounted, rows in triples
+            Outcome(mounted, rows, (start - waiting.since) * 1e3, spent * 1e3, ran)
+            for waiting, mounted, rows in triples
         ]
 
     def _hand_back(self, refusal: Refusal) -> None:
@@ -267,4 +302,5 @@ def _answer(mounted: Mounted, logits: Tensor, outcome: Outcome) -> Answer:
         decision=decide(manifest, scores),
         queue_ms=outcome.queue_ms,
         inference_ms=outcome.inference_ms,
+        ran=outcome.ran,
     )

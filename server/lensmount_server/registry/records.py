@@ -138,6 +138,13 @@ def read_pointed(connection: Connection) -> list[tuple[str, VersionId, int]]:
     return [(alias, VersionId(*identity), seq) for alias, *identity, seq in connection.execute(query)]
 
 
+def read_without(connection: Connection, alias: str) -> list[tuple[str, int]]:
+    """The tasks of which no version has this alias, each with its newest version."""
+    have = select(aliases.c.task).where(aliases.c.alias == alias)
+    query = select(versions.c.task, func.max(versions.c.version)).where(ALIVE, versions.c.task.not_in(have))
+    return [(task, version) for task, version in connection.execute(query.group_by(versions.c.task))]
+
+
 def count_foreign(connection: Connection, fingerprint: str) -> int:
     """How many versions that an alias points at are for another backbone than this one."""
     query = select(func.count()).select_from(aliases.join(versions, POINTED))

@@ -230,6 +230,11 @@ class Registry:
         with self._database.reading() as connection:
             return records.read_pointed(connection), int(connection.execute(select(counter.c.seq)).scalar_one())
 
+    def without_alias(self, alias: str) -> list[tuple[str, int]]:
+        """The tasks of which no version has this alias, each with the number of its newest version."""
+        with self._database.reading() as connection:
+            return records.read_without(connection, alias)
+
     def identify(self, task: str, version: int) -> VersionId:
         """Which content a version is; raises NotFoundError."""
         with self._database.reading() as connection:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import Any, TypeAlias
 
@@ -32,25 +32,38 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler]]"
 Coroutine: TypeAlias = Callable[[Any, Any], Awaitable[Any]]
 Generator: TypeAlias = Callable[[Any, Any], AsyncGenerator[Any, None]]
+Tell: TypeAlias = Callable[[LensmountError], Any]
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps every handler of the server."""
+    """Wraps every handler of the server; `tell` makes the status of an error for services that say it their own way."""
+
+    def __init__(self, tell: Mapping[str, Tell] | None = None) -> None:
+        self._tell = tell or {}
+        self._wrapped: dict[str, Handler] = {}
 
     async def intercept_service(  # type: ignore[override] # the stubs ask for a plain function, grpc.aio awaits it
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
     ) -> Handler:
         """Return the service's handler with its errors converted."""
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return handler
-        kind = _kind(handler)
-        method = getattr(handler, kind)
-        wrap = _wrap_generator if inspect.isasyncgenfunction(method) else _wrap_coroutine
-        make = getattr(grpc, f"{kind}_rpc_method_handler")
-        read = _reader(handler.request_deserializer) if handler.request_deserializer else None
-        wrapped: Handler = make(wrap(method), read, handler.response_serializer)
+        name = handler_call_details.method
+        wrapped = self._wrapped.get(name)
+        if wrapped is None:
+            handler = await continuation(handler_call_details)
+            if handler is None:
+                return handler
+            wrapped = self._wrapped[name] = _wrap(handler, self._tell.get(name.split("/")[1], to_status))
         return wrapped
+
+
+def _wrap(handler: Handler, tell: Tell) -> Handler:
+    kind = _kind(handler)
+    method = getattr(handler, kind)
+    wrap = _wrap_generator if inspect.isasyncgenfunction(method) else _wrap_coroutine
+    make = getattr(grpc, f"{kind}_rpc_method_handler")
+    read = _reader(handler.request_deserializer) if handler.request_deserializer else None
+    wrapped: Handler = make(wrap(method, tell), read, handler.response_serializer)
+    return wrapped
 
 
 def _kind(handler: Handler) -> str:
@@ -59,20 +72,20 @@ def _kind(handler: Handler) -> str:
     return f"{streams}_{answers}"
 
 
-def _wrap_coroutine(method: Coroutine) -> Coroutine:
+def _wrap_coroutine(method: Coroutine, tell: Tell) -> Coroutine:
     async def call(request: Any, context: Context) -> Any:
         try:
             return await method(_taken(request), context)
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - the last line before the client
-            await _abort(context, error)
+            await _abort(context, error, tell)
 
     return call
 
 
 def _wrap_generator(
-    method: Callable[[Any, Any], AsyncGenerator[Any, None]],
+    method: Callable[[Any, Any], AsyncGenerator[Any, None]], tell: Tell
 ) -> Callable[[Any, Any], AsyncIterator[Any]]:
     async def call(request: Any, context: Context) -> AsyncIterator[Any]:
         try:
@@ -82,15 +95,15 @@ def _wrap_generator(
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - the last line before the client
-            await _abort(context, error)
+            await _abort(context, error, tell)
 
     return call
 
 
-async def _abort(context: Context, error: Exception) -> None:
+async def _abort(context: Context, error: Exception, tell: Tell) -> None:
     if isinstance(error, grpc.aio.AbortError):
         raise error
-    await context.abort_with_status(rpc_status.to_status(to_status(known(error))))
+    await context.abort_with_status(rpc_status.to_status(tell(known(error))))
 
 
 def _reader(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:

@@ -1,0 +1,89 @@
+"""One ModelInferRequest from its message to its response."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lensmount.errors import LensmountError
+from lensmount_server.catalog import Catalog
+from lensmount_server.frames import Ready, Want
+from lensmount_server.hotset import Mounted
+from lensmount_server.kserve import models
+from lensmount_server.kserve.errors import as_triton
+from lensmount_server.kserve.inputs import Pictures, is_typed, pictures
+from lensmount_server.kserve.outputs import requested, response
+from lensmount_server.kserve.parameters import terms
+from lensmount_server.kserve.shared_memory import Place, Regions
+from lensmount_server.kserve.statistics import Statistics, Times
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks: the address, and what tells the user behind it, which raises where nobody knows."""
+
+    peer: str
+    user: Callable[[], int]
+
+
+class Inferring:
+    """Answers requests; lives on the event loop.
+
+    All pictures of a request are answered by one version: the one that its model stood for when it came.
+    """
+
+    def __init__(self, catalog: Catalog, regions: Regions, statistics: Statistics) -> None:
+        self._catalog = catalog
+        self._regions = regions
+        self._statistics = statistics
+
+    async def infer(self, request: Any, caller: Caller, left_s: float | None) -> Any:
+        """A ModelInferResponse; `left_s` is what is left of the call's time. Raises LensmountError."""
+        came = time.perf_counter_ns()
+        want = models.wanted(request.model_name, request.model_version)
+        known = self._catalog.version(want)
+        name, version = models.name_of(want.task, want.alias), known.version if known else want.version
+        answered = False
+        try:
+            made = await self._infer(request, want, name, caller, left_s, came)
+            answered = True
+        except LensmountError as error:
+            raise as_triton(error) from error
+        finally:
+            if not answered and (known is not None or self._catalog.version(want) is not None):
+                self._statistics.failed((name, version), time.perf_counter_ns() - came)
+        return made
+
+    async def _infer(self, request: Any, want: Want, name: str, caller: Caller, left_s: float | None, came: int) -> Any:
+        asked = terms(request.parameters, caller.peer, left_s)
+        wanted = requested(request, lambda at, field: self._regions.check(caller.user(), at, field))
+        shown = await self._pictures(request, caller)
+        ready = came
+
+        async def look(mounted: Mounted) -> Sequence[Ready]:
+            nonlocal ready
+            preprocessing = mounted.adapter.manifest.preprocessing
+            quick = shown.is_quick(preprocessing)
+            rows = shown.rows(preprocessing) if quick else await asyncio.to_thread(shown.rows, preprocessing)
+            ready = time.perf_counter_ns()
+            return [Ready(preprocessing, row) for row in rows]
+
+        mounted, answers = await self._catalog.answer_alike(want, look, asked, came / 1e9)
+        answered = time.perf_counter_ns()
+
+        def write(at: Place, data: bytes, field: str) -> None:
+            self._regions.write(caller.user(), at, data, field)
+
+        made = response(request, mounted, answers, wanted, write)
+        times = Times(came, ready, answered, time.perf_counter_ns())
+        self._statistics.succeeded((name, mounted.id.version), times, answers)
+        return made
+
+    async def _pictures(self, request: Any, caller: Caller) -> Pictures:
+        def read(at: Place, field: str) -> bytes:
+            return self._regions.read(caller.user(), at, field)
+
+        return await asyncio.to_thread(pictures, request, read) if is_typed(request) else pictures(request, read)

@@ -1,0 +1,58 @@
+"""Parameters of requests, inputs and outputs: each of one of five kinds, any of which a client may have sent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lensmount.errors import InvalidInputError
+from lensmount.terms import MAX_DEADLINE_MS, priority_number
+from lensmount_server.scheduling import Terms
+
+Parameters = Mapping[str, Any]
+
+
+def whole(parameters: Parameters, name: str, field: str) -> int | None:
+    """A whole number, None where it is not given; raises InvalidInputError for another kind."""
+    if name not in parameters:
+        return None
+    given = parameters[name]
+    kind = given.WhichOneof("parameter_choice")
+    if kind not in {"int64_param", "uint64_param"}:
+        fix = "give it as int64_param or uint64_param"
+        raise InvalidInputError("not a whole number", field=f"{field}.{name}", value=kind or "nothing", fix=fix)
+    return int(getattr(given, kind))
+
+
+def text(parameters: Parameters, name: str, field: str) -> str | None:
+    """A string, None where it is not given; raises InvalidInputError for another kind."""
+    if name not in parameters:
+        return None
+    given = parameters[name]
+    kind = given.WhichOneof("parameter_choice")
+    if kind != "string_param":
+        fix = "give it as string_param"
+        raise InvalidInputError("not a string", field=f"{field}.{name}", value=kind or "nothing", fix=fix)
+    return str(given.string_param)
+
+
+def terms(parameters: Parameters, source: str, left_s: float | None) -> Terms:
+    """How a request is scheduled: `timeout` in microseconds (0: none), no longer than the call's own, and `priority`.
+
+    Raises InvalidInputError.
+    """
+    if not parameters:
+        return Terms(source, 0, left_s)
+    timeout = whole(parameters, "timeout", "parameters") or 0
+    if not 0 <= timeout <= MAX_DEADLINE_MS * 1000:
+        fix = f"give microseconds from 1 to {MAX_DEADLINE_MS * 1000:,}, or 0 for none"
+        raise InvalidInputError("not a timeout", field="parameters.timeout", value=timeout, fix=fix)
+    priority = priority_number(whole(parameters, "priority", "parameters") or 0, "parameters.priority")
+    limits = [each for each in (left_s, timeout / 1e6 or None) if each is not None]
+    return Terms(source, priority, min(limits, default=None))
+
+
+def final_wanted(parameters: Parameters) -> bool:
+    """Whether a stream's client asks to be told which response is the last one to a request."""
+    name = "triton_enable_empty_final_response"
+    return name in parameters and bool(parameters[name].bool_param)

@@ -1,0 +1,221 @@
+"""inference.GRPCInferenceService: every RPC of it, in terms of the parts beside this file."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from functools import partial
+from typing import Any
+
+from tritonclient.grpc import service_pb2
+
+import lensmount
+from lensmount.errors import InvalidInputError, LensmountError, NotFoundError, UnimplementedError
+from lensmount_server.catalog import Catalog
+from lensmount_server.defects import known
+from lensmount_server.frames import VersionId
+from lensmount_server.kserve import models
+from lensmount_server.kserve.errors import sentence
+from lensmount_server.kserve.inferring import Caller, Inferring
+from lensmount_server.kserve.neighbours import user_behind
+from lensmount_server.kserve.repository import Repository, check_repository
+from lensmount_server.kserve.shared_memory import Regions
+from lensmount_server.kserve.statistics import Duration, Statistics, Sums
+from lensmount_server.kserve.streaming import answered
+from lensmount_server.services.caller import caller
+from lensmount_server.services.errors import Context
+
+SERVICE = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+EXTENSIONS = (
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "parameters",
+    "schedule_policy",
+    "statistics",
+    "system_shared_memory",
+)
+DURATIONS = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output")
+
+
+class KServeService:
+    """Translates between KServe's messages and the catalog; `port` is where the server listens, once it does."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self.port = 0
+        self.regions = Regions()
+        self._catalog = catalog
+        self._statistics = Statistics()
+        self._repository = Repository(catalog)
+        self._inferring = Inferring(catalog, self.regions, self._statistics)
+
+    async def ServerLive(self, request: Any, context: Context) -> Any:
+        """Whether the server is there."""
+        return service_pb2.ServerLiveResponse(live=True)
+
+    async def ServerReady(self, request: Any, context: Context) -> Any:
+        """Whether it answers: it listens when it does."""
+        return service_pb2.ServerReadyResponse(ready=True)
+
+    async def ModelReady(self, request: Any, context: Context) -> Any:
+        """Whether a model can answer."""
+        want = models.wanted(request.name, request.version)
+        return service_pb2.ModelReadyResponse(ready=await self._repository.is_ready(want))
+
+    async def ServerMetadata(self, request: Any, context: Context) -> Any:
+        """Name, version and extensions."""
+        version = lensmount.__version__
+        return service_pb2.ServerMetadataResponse(name="lensmount", version=version, extensions=EXTENSIONS)
+
+    async def ModelMetadata(self, request: Any, context: Context) -> Any:
+        """Inputs and outputs."""
+        return await self._described(request, models.metadata)
+
+    async def ModelConfig(self, request: Any, context: Context) -> Any:
+        """The same, and how requests are put together."""
+        return service_pb2.ModelConfigResponse(config=await self._described(request, models.config))
+
+    async def ModelInfer(self, request: Any, context: Context) -> Any:
+        """A request."""
+        return await self._inferring.infer(request, self._caller(context), context.time_remaining())
+
+    async def ModelStreamInfer(self, request_iterator: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
+        """Requests as they come; one that fails is answered with its error, and the stream goes on."""
+        answer = partial(self._streamed, self._caller(context), context)
+        async with aclosing(answered(request_iterator, answer)) as responses:
+            async for response in responses:
+                yield response
+
+    async def ModelStatistics(self, request: Any, context: Context) -> Any:
+        """What requests took."""
+        want = models.wanted(request.name, request.version) if request.name else None
+        if want is None:
+            return service_pb2.ModelStatisticsResponse(
+                model_stats=[_statistics(*each) for each in self._statistics.of()]
+            )
+        name = models.name_of(want.task, want.alias)
+        try:
+            version = await self._version(request)
+        except NotFoundError as error:
+            raise InvalidInputError(error.message, field="name", value=error.value, fix=error.fix) from error
+        found = dict(self._statistics.of(name, want.version))
+        found.setdefault((name, version.version), Sums())
+        told = [_statistics((request.name, number), sums) for (_, number), sums in sorted(found.items())]
+        return service_pb2.ModelStatisticsResponse(model_stats=told)
+
+    async def RepositoryIndex(self, request: Any, context: Context) -> Any:
+        """All models."""
+        check_repository(request.repository_name)
+        index = service_pb2.RepositoryIndexResponse
+        listed = await self._repository.index(ready_only=request.ready)
+        return index(models=[index.ModelIndex(**{**vars(each), "version": str(each.version)}) for each in listed])
+
+    async def RepositoryModelLoad(self, request: Any, context: Context) -> Any:
+        """Have a model ready; promote where a version is given."""
+        check_repository(request.repository_name)
+        await self._repository.load(request.model_name, request.parameters, caller(context))
+        return service_pb2.RepositoryModelLoadResponse()
+
+    async def RepositoryModelUnload(self, request: Any, context: Context) -> Any:
+        """Take an alias away."""
+        check_repository(request.repository_name)
+        await self._repository.unload(request.model_name, caller(context))
+        return service_pb2.RepositoryModelUnloadResponse()
+
+    async def SystemSharedMemoryStatus(self, request: Any, context: Context) -> Any:
+        """The caller's regions."""
+        made = service_pb2.SystemSharedMemoryStatusResponse()
+        for region in self.regions.status(self._caller(context).user(), request.name):
+            own = made.regions[region.name]
+            own.name, own.key, own.offset, own.byte_size = region.name, region.key, region.offset, region.size_bytes
+        return made
+
+    async def SystemSharedMemoryRegister(self, request: Any, context: Context) -> Any:
+        """Register a region."""
+        user = self._caller(context).user()
+        self.regions.register(user, request.name, request.key, request.offset, request.byte_size)
+        return service_pb2.SystemSharedMemoryRegisterResponse()
+
+    async def SystemSharedMemoryUnregister(self, request: Any, context: Context) -> Any:
+        """Forget a region, or all of the caller's."""
+        self.regions.unregister(self._caller(context).user(), request.name)
+        return service_pb2.SystemSharedMemoryUnregisterResponse()
+
+    async def CudaSharedMemoryStatus(self, request: Any, context: Context) -> Any:
+        """None: there are no such regions."""
+        return service_pb2.CudaSharedMemoryStatusResponse()
+
+    async def CudaSharedMemoryRegister(self, request: Any, context: Context) -> Any:
+        """Not here."""
+        raise _not_here("CUDA shared memory", "use system shared memory, or send the tensors in the message")
+
+    async def CudaSharedMemoryUnregister(self, request: Any, context: Context) -> Any:
+        """None is registered, so none is afterwards."""
+        return service_pb2.CudaSharedMemoryUnregisterResponse()
+
+    async def TraceSetting(self, request: Any, context: Context) -> Any:
+        """Not here."""
+        raise _not_here("tracing", "every response tells queue_ms and inference_ms; serve with --metrics for sums")
+
+    async def LogSettings(self, request: Any, context: Context) -> Any:
+        """Not here."""
+        raise _not_here("changing the log", "start `lensmount serve` with the log that you want")
+
+    def _caller(self, context: Context) -> Caller:
+        peer = context.peer()
+        return Caller(peer, lambda: user_behind(peer, self.port))
+
+    async def _described(self, request: Any, describe: Any) -> Any:
+        version = await self._version(request)
+        record = await asyncio.to_thread(self._catalog.registry.get, version.task, version.version)
+        return describe(request.name, record.id, record.manifest)
+
+    async def _version(self, request: Any) -> VersionId:
+        """The version that a model stands for now. Raises NotFoundError."""
+        want = models.wanted(request.name, request.version)
+        known = self._catalog.version(want)
+        if known is not None:
+            return known
+        return await asyncio.to_thread(self._catalog.registry.identify, want.task, want.version)
+
+    async def _streamed(self, asking: Caller, context: Context, request: Any) -> Any:
+        made = service_pb2.ModelStreamInferResponse
+        try:
+            answer = await self._inferring.infer(request, asking, context.time_remaining())
+            return made(infer_response=answer)
+        except Exception as error:  # noqa: BLE001 - what is wrong with one request ends no other
+            return _failed(request, known(error))
+
+
+def _failed(request: Any, error: LensmountError) -> Any:
+    """The error of one request of a stream; clients that see the sentence alone find its id there."""
+    ours = service_pb2.ModelInferResponse(model_name=request.model_name[: models.MAX_NAME], id=request.id)
+    about = f"[request id: {request.id[:100]}] " if request.id else ""
+    return service_pb2.ModelStreamInferResponse(error_message=about + sentence(error), infer_response=ours)
+
+
+def _not_here(what: str, fix: str) -> UnimplementedError:
+    return UnimplementedError(f"{what} is not part of this server", fix=fix)
+
+
+def _statistics(key: tuple[str, int], sums: Sums) -> Any:
+    name, version = key
+    made = service_pb2.ModelStatistics(
+        name=name,
+        version=str(version),
+        last_inference=sums.last_ms,
+        inference_count=sums.inferences,
+        execution_count=sums.executions,
+    )
+    for each in DURATIONS:
+        _put(getattr(made.inference_stats, each), getattr(sums, each))
+    for frames, size in sorted(sums.sizes.items()):
+        batch = made.batch_stats.add(batch_size=frames)
+        for each in ("compute_input", "compute_infer", "compute_output"):
+            _put(getattr(batch, each), getattr(size, each))
+    return made
+
+
+def _put(message: Any, duration: Duration) -> None:
+    message.count, message.ns = duration.count, duration.ns
