@@ -84,6 +84,13 @@ class TritonServer:
         self.kill()
         self.start()
 
+    def revive(self) -> None:
+        """Let it run, whatever was done to it."""
+        if self._process.poll() is None:
+            self.thaw()
+        else:
+            self.start()
+
     def unload(self) -> None:
         for model in self._models:
             self.stub.RepositoryModelUnload(service_pb2.RepositoryModelUnloadRequest(model_name=model), timeout=30)

@@ -19,6 +19,7 @@ from rich.table import Table
 from lensmount_adapters.backbones import Backbone
 from lensmount_adapters.backbones.default import AUTO
 from lensmount_server.app import serve as run_server
+from lensmount_server.backends import BACKENDS, TORCH
 from lensmount_server.config import (
     DEFAULT_ADDRESS,
     DEFAULT_METRICS,
@@ -80,6 +81,7 @@ def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="What it computes in; auto: the fastest that is fine enough.",
         ),
         click.option("--threads", type=click.IntRange(0, 1024), default=0, help="Computing threads; 0: one a core."),
+        *_backend_options(),
         click.option(
             "--merged-mib",
             type=click.IntRange(0, 1 << 20),
@@ -102,6 +104,26 @@ def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(options):
         configured = option(configured)
     return configured
+
+
+def _backend_options() -> list[Callable[..., Any]]:
+    """Who computes."""
+    return [
+        click.option(
+            "--backend",
+            type=click.Choice(BACKENDS),
+            default=TORCH,
+            show_default=True,
+            help="Where to compute; torch: in this process, triton: by Triton Inference Servers.",
+        ),
+        click.option(
+            "--triton-url",
+            "triton_urls",
+            multiple=True,
+            metavar="HOST:PORT,…",
+            help="The gRPC of a Triton that hosts what `lensmount export triton` wrote; may be repeated.",
+        ),
+    ]
 
 
 def _registry_options() -> list[Callable[..., Any]]:
@@ -219,6 +241,8 @@ def _with_config(command: Callable[..., Any]) -> Callable[..., Any]:
         packages: str,
         minima: tuple[str, ...],
         keep_versions: int,
+        backend: str,
+        triton_urls: tuple[str, ...],
         **own: Any,
     ) -> Any:
         settings = EngineSettings(engine, precision, threads, merged_mib, device)
@@ -236,6 +260,8 @@ def _with_config(command: Callable[..., Any]) -> Callable[..., Any]:
             Places(registry, packages),
             parse_policy(minima),
             keep_versions,
+            backend,
+            tuple(url.strip() for urls in triton_urls for url in urls.split(",")),
         )
         return command(config, **own)
 
