@@ -49,6 +49,7 @@ def asking(kit: Kit, *servers: TritonServer, mount: bool = True, **more: Path) -
     """An engine on these Tritons, all adapters of the kit mounted."""
     engine = open_triton(kit.backbone, [server.url for server in servers], packages(kit, **more))
     try:
+        until_ready(engine, len(servers))
         for version in kit.versions if mount else ():
             engine.mount(version.adapter)
         yield engine

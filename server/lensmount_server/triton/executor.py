@@ -22,8 +22,10 @@ from lensmount_server.triton.member import Member
 
 # How long a batch may take whose frames have no deadline.
 LIMIT_S = 10.0
-# A Triton that takes so many times as long as it used to is given up for another.
+# Where there are others, one that takes so many times as long as it used to is given up; never before half of the
+# time is over, or so many seconds.
 TOO_SLOW = 4
+PATIENT_S = 2.0
 
 
 class TritonExecutor:
@@ -109,11 +111,11 @@ class TritonExecutor:
         return min(others, key=lambda each: each.frame_s)
 
     def _limit(self, member: Member, work: Pass, until_s: float) -> float:
-        """How long the first attempt may take: where there are others, half of the time, and less than for ever."""
+        """How long the first attempt may take, in seconds: where there are others, they must have time for another."""
         left = until_s - time.perf_counter()
         if len([each for each in self._fleet.members if each.ready]) == 1 or not member.frame_s:
             return left
-        return min(left, max(left / 2, TOO_SLOW * member.frame_s * len(work.frames)))
+        return min(left, max(min(left / 2, PATIENT_S), TOO_SLOW * member.frame_s * len(work.frames)))
 
     def _on(self, member: Member, work: Pass, pictures: Tensor, limit_s: float) -> list[Tensor]:
         for group in work.groups:

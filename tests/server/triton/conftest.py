@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -12,29 +13,31 @@ from tritons import model_of
 
 
 @pytest.fixture(scope="session")
-def started(kit: Kit, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[TritonServer]]:
+def hosted(kit: Kit, tmp_path_factory: pytest.TempPathFactory) -> Path:
     needs_triton()
-    folder = tmp_path_factory.mktemp("triton")
-    repository = model_of(kit, folder / "models")
-    servers: list[TritonServer] = []
-    try:
-        for name in ("first", "second"):
-            (folder / name).mkdir()
-            servers.append(TritonServer(repository, folder / name))
-        yield servers
-    finally:
-        for server in servers:
-            server.__exit__()
+    return model_of(kit, tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
+def first(hosted: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    with TritonServer(hosted, tmp_path_factory.mktemp("first")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def second(hosted: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    with TritonServer(hosted, tmp_path_factory.mktemp("second")) as server:
+        yield server
 
 
 @pytest.fixture
-def triton(started: list[TritonServer]) -> TritonServer:
-    started[0].revive()
-    return started[0]
+def triton(first: TritonServer) -> TritonServer:
+    first.revive()
+    return first
 
 
 @pytest.fixture
-def both(started: list[TritonServer]) -> list[TritonServer]:
-    for server in started:
-        server.revive()
-    return started
+def both(first: TritonServer, second: TritonServer) -> list[TritonServer]:
+    first.revive()
+    second.revive()
+    return [first, second]
