@@ -75,7 +75,7 @@ class TritonServer:
                 os.kill(stub, signal.SIGKILL)
 
     def kill_stubs(self) -> None:
-        """End the processes that run the models; Triton starts them again."""
+        """End the processes that run the models; this Triton starts them again only when they are loaded anew."""
         for stub in self._stubs():
             os.kill(stub, signal.SIGKILL)
 
@@ -86,10 +86,10 @@ class TritonServer:
 
     def revive(self) -> None:
         """Let it run, whatever was done to it."""
-        if self._process.poll() is None:
+        if self._process.poll() is None and self._stubs():
             self.thaw()
         else:
-            self.start()
+            self.restart()
 
     def unload(self) -> None:
         for model in self._models:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from math import inf
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 import torch
@@ -28,6 +31,7 @@ SHOTS = pictures(8, seed=3)
 # The same arithmetic in another process; another adapter's logits are off by far more.
 SAME = 1e-5
 PATIENCE_S = 60.0
+MORE: Mapping[str, Path] = MappingProxyType({})
 
 
 def model_of(kit: Kit, folder: Path, model_file: str = "") -> Path:
@@ -38,16 +42,16 @@ def model_of(kit: Kit, folder: Path, model_file: str = "") -> Path:
     return folder
 
 
-def packages(kit: Kit, **more: Path) -> Callable[[str], Path]:
+def packages(kit: Kit, more: Mapping[str, Path] = MORE) -> Callable[[str], Path]:
     """Where the packages of the kit are, and more of them, by content hash."""
-    known = {version.adapter.content_hash: version.folder for version in kit.versions} | more
+    known = {version.adapter.content_hash: version.folder for version in kit.versions} | dict(more)
     return known.__getitem__
 
 
 @contextmanager
-def asking(kit: Kit, *servers: TritonServer, mount: bool = True, **more: Path) -> Iterator[Engine]:
+def asking(kit: Kit, *servers: TritonServer, mount: bool = True, more: Mapping[str, Path] = MORE) -> Iterator[Engine]:
     """An engine on these Tritons, all adapters of the kit mounted."""
-    engine = open_triton(kit.backbone, [server.url for server in servers], packages(kit, **more))
+    engine = open_triton(kit.backbone, [server.url for server in servers], packages(kit, more))
     try:
         until_ready(engine, len(servers))
         for version in kit.versions if mount else ():
@@ -77,10 +81,10 @@ def until_ready(engine: Engine, count: int) -> None:
     pytest.fail(f"not {count} ready: {fleet.reason}")
 
 
-def jobs_of(wanted: Sequence[Sequence[Adapter]], until_s: float | None = None) -> list[Job]:
+def jobs_of(wanted: Sequence[Sequence[Adapter]], until_s: float = inf) -> list[Job]:
     """A job for each picture, with the adapters that shall look at it."""
-    more = {} if until_s is None else {"until_s": until_s}
-    return [Job(Still(SHOTS[place % len(SHOTS)]), tuple(adapters), **more) for place, adapters in enumerate(wanted)]
+    jobs = [Job(Still(SHOTS[place % len(SHOTS)]), tuple(adapters)) for place, adapters in enumerate(wanted)]
+    return [replace(job, until_s=until_s) for job in jobs]
 
 
 def everything(kit: Kit, frames: int = 8) -> list[Job]:

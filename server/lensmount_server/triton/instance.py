@@ -96,7 +96,7 @@ class Instance:
         probe = torch.frombuffer(bytearray(secrets.token_bytes(3 * 32 * 32)), dtype=torch.uint8).view(1, 3, 32, 32)
         try:
             request = self._request(Op.LOOK)
-            seen = self._call(request, CALL_S, self._with(probe)).seen
+            seen = self._call(request, CALL_S, self._with(probe, CALL_S)).seen
             self.shares_memory = seen == hashlib.sha256(probe.numpy().tobytes()).hexdigest()
         except LensmountError:
             self.shares_memory = False
@@ -150,7 +150,8 @@ class Instance:
         if not self._turn.acquire(timeout=limit_s):
             raise self._silent(limit_s)
         try:
-            outputs = self._send(request, max(until - time.monotonic(), 0), self._with(pictures))
+            add = self._with(pictures, max(until - time.monotonic(), 0))
+            outputs = self._send(request, max(until - time.monotonic(), 0), add)
         finally:
             self._turn.release()
         reply = self._read(outputs, request)
@@ -224,29 +225,30 @@ class Instance:
     def _unavailable(self, message: str, fix: str) -> UnavailableError:
         return UnavailableError(message, field="triton", value=self.url, fix=fix)
 
-    def _with(self, pictures: Tensor) -> Callable[[Any], Any]:
+    def _with(self, pictures: Tensor, limit_s: float) -> Callable[[Any], Any]:
         """Adds pictures to a message, by the way that this Triton takes them."""
         shape, pictures = tuple(pictures.shape), pictures.contiguous()
-        region = self._region_of(pictures.numel()) if self.shares_memory else None
+        region = self._region_of(pictures.numel(), limit_s) if self.shares_memory else None
         if region is None:
             data = pictures.numpy().tobytes()
             return lambda message: messages.with_pictures(message, data, shape)
         region.put(pictures)
         return lambda message: messages.with_shared_pictures(message, region.name, pictures.numel(), shape)
 
-    def _region_of(self, size_bytes: int) -> Region | None:
+    def _region_of(self, size_bytes: int, limit_s: float) -> Region | None:
         """A region of at least so many bytes which the Triton has mapped; None where there is no memory for it."""
         if self._region is not None and self._region.size_bytes >= size_bytes:
             return self._region
+        size_bytes = 1 << (size_bytes - 1).bit_length()  # so that it does not grow with every batch
         try:
             old, region = self._region, Region(size_bytes)
         except OSError:
             return None
         request = service_pb2.SystemSharedMemoryRegisterRequest(name=region.name, key=region.key, byte_size=size_bytes)
         try:
-            self._stub.SystemSharedMemoryRegister(request, timeout=CALL_S)
+            self._stub.SystemSharedMemoryRegister(request, timeout=limit_s)
         except grpc.RpcError as error:
-            raise self._error(error, CALL_S) from error
+            raise self._error(error, limit_s) from error
         finally:
             region.forget_name()
         self._region = region

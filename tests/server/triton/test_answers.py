@@ -74,7 +74,7 @@ def test_tasks_that_see_the_same_frame_differently(kit: Kit, triton: TritonServe
     task["preprocessing"] |= {"crop_pct": 0.5, "interpolation": "bilinear"}
     (folder / "task.json").write_text(json.dumps(task))
     cropped = fitted(folder, kit.backbone)
-    with asking(kit, triton, **{cropped.content_hash: folder}) as engine:
+    with asking(kit, triton, more={cropped.content_hash: folder}) as engine:
         engine.mount(cropped)
         jobs = jobs_of([[kit.surface.adapter, cropped], [cropped], [kit.grade.adapter]])
         assert far(engine.run(jobs), Engine(kit.backbone).run(jobs)) < SAME * 10

@@ -74,16 +74,15 @@ def test_one_of_two_fails_and_no_row_is_lost(kit: Kit, both: list[TritonServer],
         assert all(member.frame_s > 0 for member in fleet_of(engine).members)
 
 
-@pytest.mark.parametrize("fault", ["kill", "kill_stubs"])
-def test_the_only_one_starts_anew_and_has_all_adapters(kit: Kit, triton: TritonServer, fault: str) -> None:
+def test_the_only_one_starts_anew_and_has_all_adapters(kit: Kit, triton: TritonServer) -> None:
     with asking(kit, triton) as engine:
         (member,) = fleet_of(engine).members
         before = member.instance.boot
         with Stream(kit, engine) as stream:
             stream.more(3)
-            getattr(triton, fault)()
+            triton.kill()
             until_ready(engine, 0)
-            triton.revive()
+            triton.start()
             until_ready(engine, 1)
             stream.more(3)
         assert stream.wrong == 0
@@ -120,13 +119,18 @@ def test_what_comes_while_one_is_away_is_there_when_it_is_back(kit: Kit, both: l
         assert fleet_of(engine).members[0].instance.describe().mounted == (kit.surface.adapter.content_hash,)
 
 
-def test_a_model_that_is_loaded_anew_gets_its_adapters_again(kit: Kit, triton: TritonServer) -> None:
+def test_a_model_whose_process_died_gets_its_adapters_again_when_it_is_loaded_anew(
+    kit: Kit, triton: TritonServer
+) -> None:
     with asking(kit, triton) as engine:
+        jobs = everything(kit)
+        assert right(kit, jobs, engine.run(jobs))
+        triton.kill_stubs()
+        with pytest.raises(UnavailableError, match="not healthy"):
+            engine.run(jobs_of([[kit.surface.adapter]], until_s=time.perf_counter() + 3))
         triton.unload()
-        until_ready(engine, 0)
         triton.load()
         until_ready(engine, 1)
-        jobs = everything(kit)
         assert right(kit, jobs, engine.run(jobs))
 
 

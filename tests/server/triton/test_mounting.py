@@ -24,9 +24,9 @@ from tritons import asking, executor_of, fleet_of, jobs_of, packages, right
 pytestmark = pytest.mark.triton
 
 
-def archive(folder: Path) -> bytes:
-    with open_archive(folder) as packed:
-        return packed.file.read()
+def packed(folder: Path) -> bytes:
+    with open_archive(folder) as file:
+        return file.file.read()
 
 
 def test_an_adapter_comes_and_goes(kit: Kit, both: list[TritonServer]) -> None:
@@ -86,7 +86,7 @@ def test_a_broken_package_is_refused_by_its_error(
         data[-1] ^= 1
         tensors.write_bytes(data)
     fake = replace(kit.defect[0].adapter, content_hash=hashlib.sha256(harm.encode()).hexdigest())
-    with asking(kit, *both, **{fake.content_hash: folder}) as engine:
+    with asking(kit, *both, more={fake.content_hash: folder}) as engine:
         with pytest.raises((InvalidInputError, IncompatibleError)) as caught:
             engine.mount(fake)
         assert caught.value.field != ""
@@ -101,8 +101,8 @@ def test_one_triton_that_refuses_keeps_it_out_of_all(kit: Kit, both: list[Triton
     with asking(kit, *both, mount=False) as engine:
         good, bad = fleet_of(engine).members
 
-        def refuse(content_hash: str, data: bytes) -> None:
-            raise InvalidInputError("no", field="adapter", value=f"{content_hash} {len(data)}")
+        def refuse(content_hash: str, archive: bytes) -> None:
+            raise InvalidInputError("no", field="adapter", value=f"{content_hash} {len(archive)}")
 
         bad.instance.mount = refuse  # type: ignore[method-assign] # no package is right for one and wrong for another
         with pytest.raises(InvalidInputError):
@@ -113,7 +113,7 @@ def test_one_triton_that_refuses_keeps_it_out_of_all(kit: Kit, both: list[Triton
 def test_a_hash_that_is_not_the_content_s_is_refused(kit: Kit, triton: TritonServer) -> None:
     instance = Instance(triton.url)
     with pytest.raises(IncompatibleError, match="not what it was sent as"):
-        instance.mount("ab" * 32, archive(kit.surface.folder))
+        instance.mount("ab" * 32, packed(kit.surface.folder))
     instance.close()
 
 

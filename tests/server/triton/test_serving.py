@@ -55,8 +55,7 @@ def misrouted(kit: Kit, rows: list[Row]) -> list[Row]:
 
 async def ask(server: Served, shot: int) -> Row:
     (result,) = await server.client.infer(SHOTS[shot], ["defect"], timeout=PATIENCE_S)
-    labels = sorted(result.scores)
-    return Row(shot, result.version, tuple(result.scores[label] for label in labels))
+    return Row(shot, result.adapter.version, tuple(each.score for each in result.scores))
 
 
 def grown(rows: list[Row], size: int) -> bool:
@@ -78,7 +77,7 @@ async def test_swaps_under_load_lose_and_misroute_nothing(kit: Kit, tmp_path: Pa
         async def swap() -> None:
             for turn in range(12):
                 before = len(rows)
-                await server.client.promote("defect", 1 + turn % 3)
+                await server.client.set_alias("defect", 1 + turn % 3, "live")
                 await eventually(partial(grown, rows, before + 15), "answers")
             done.set()
 
@@ -104,8 +103,10 @@ async def test_the_golden_check_goes_through_the_triton(kit: Kit, tmp_path: Path
 async def test_it_answers_again_when_the_triton_is_back(kit: Kit, tmp_path: Path, triton: TritonServer) -> None:
     async with on(kit, tmp_path / "data", triton) as server:
         await server.client.register(kit.defect[0].folder, alias="live")
-        triton.kill_stubs()
-        rows, errors = [], []
+        await asyncio.to_thread(triton.unload)
+        loading = asyncio.create_task(asyncio.to_thread(triton.load))
+        rows: list[Row] = []
+        errors: list[LensmountError] = []
         async with asyncio.timeout(2 * PATIENCE_S):
             while len(rows) < 5:
                 try:
@@ -113,6 +114,7 @@ async def test_it_answers_again_when_the_triton_is_back(kit: Kit, tmp_path: Path
                 except LensmountError as error:
                     errors.append(error)
                     await asyncio.sleep(0.1)
+        await loading
     assert misrouted(kit, rows) == []
     assert all(isinstance(error, UnavailableError) and error.field == "triton" for error in errors)
 
