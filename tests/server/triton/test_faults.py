@@ -119,9 +119,7 @@ def test_what_comes_while_one_is_away_is_there_when_it_is_back(kit: Kit, both: l
         assert fleet_of(engine).members[0].instance.describe().mounted == (kit.surface.adapter.content_hash,)
 
 
-def test_a_model_whose_process_died_gets_its_adapters_again_when_it_is_loaded_anew(
-    kit: Kit, triton: TritonServer
-) -> None:
+def test_a_model_whose_process_died_is_whole_when_it_is_loaded_anew(kit: Kit, triton: TritonServer) -> None:
     with asking(kit, triton) as engine:
         jobs = everything(kit)
         assert right(kit, jobs, engine.run(jobs))
