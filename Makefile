@@ -5,10 +5,10 @@ BIN := .venv/bin
 TOGETHER := --numprocesses auto --dist worksteal --durations 20
 PROTOS := $(wildcard proto/lensmount/v1/*.proto)
 
-.PHONY: help setup demo test bench soak fuzz chaos lint format constraints clean
+.PHONY: help setup demo test triton test-triton bench soak fuzz chaos lint format constraints clean
 
 help: ## Show the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/.ready ## Make .venv with everything that development needs (6 GB)
 
@@ -24,6 +24,12 @@ demo: setup ## Train two adapters, stream a video, swap one of them on the way (
 test: setup ## Run all tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" $(TOGETHER)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow $(TOGETHER)
+
+triton: setup ## Install a Triton for the tests into .triton/ (400 MB); where that can not be they skip
+	@PYTHON=$(BIN)/python tests/install-triton || echo "no Triton can be installed here: its tests say so and skip"
+
+test-triton: triton ## Run the tests against a real Triton alone
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m triton
 
 bench: setup ## Measure what this machine holds, beside timm and PEFT (minutes)
 	$(BIN)/lensmount bench engine
@@ -58,5 +64,5 @@ constraints: ## Pin anew what pip resolves today
 	$(BIN)/pip freeze --exclude-editable > constraints.txt
 	@touch .venv/.ready
 
-clean: ## Remove .venv, caches and what demos and training wrote
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache demo-out runs
+clean: ## Remove .venv, .triton, caches and what demos and training wrote
+	rm -rf .venv .triton .mypy_cache .pytest_cache .ruff_cache .import_linter_cache demo-out runs

@@ -107,9 +107,8 @@ class Served:
 @asynccontextmanager
 async def serving(kit: Kit, data_dir: Path, **more: Any) -> AsyncIterator[Served]:
     """A real server in this event loop, on a free port of loopback; `more` goes into its ServeConfig."""
-    config = ServeConfig(
-        data_dir, "127.0.0.1:0", kit.backbone.name, kit.weights, EngineSettings("reference"), addresses=ANYWHERE, **more
-    )
+    own = {"engine": EngineSettings("reference"), "addresses": ANYWHERE, **more}
+    config = ServeConfig(data_dir, "127.0.0.1:0", kit.backbone.name, kit.weights, **own)
     options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
     async with (
         running(config, shared_zygote()) as (address, _),

@@ -24,9 +24,9 @@ from lensmount.v1 import (
     sources_pb2_grpc,
 )  # fmt: skip
 from lensmount_adapters.backbones import Backbone, load_backbone
+from lensmount_server.backends import open_backend
 from lensmount_server.catalog import Catalog
 from lensmount_server.config import ServeConfig
-from lensmount_server.engine.opening import open_engine
 from lensmount_server.engine.runtime import Engine
 from lensmount_server.hotset import HotSet
 from lensmount_server.hub import Hub
@@ -100,7 +100,8 @@ async def running(config: ServeConfig, zygote: Zygote | None = None) -> AsyncIte
         backbone = await asyncio.to_thread(load_backbone, name, config.weights)
         await asyncio.to_thread(remember_backbone, name, config.data_dir)
         mounts = Mounts(HotSet(config.hot))
-        engine = await asyncio.to_thread(open_engine, backbone, config.engine)
+        urls, package = config.triton_urls, registry.package
+        engine = await asyncio.to_thread(open_backend, backbone, config.engine, urls, package)
         stack.callback(engine.close)
         scheduler = Scheduler(engine, mounts)
         stack.push_async_callback(scheduler.close)

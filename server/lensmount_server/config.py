@@ -9,6 +9,7 @@ import platformdirs
 
 from lensmount.errors import InvalidInputError
 from lensmount_adapters.backbones.default import AUTO
+from lensmount_server.backends import Backend, check_backend
 from lensmount_server.engine.settings import EngineSettings
 from lensmount_server.hotset import HotLimits
 from lensmount_server.policy import Policy
@@ -34,7 +35,8 @@ class ServeConfig:
     `addresses` is where sources may come from: files, by default, from the current folder. `metrics_address` is
     where Prometheus reads; "": nowhere. `decode_workers` processes share the sources that are more than they.
     `places` is where the registry lies, `policy` what metrics an adapter must reach, `keep_versions` how many of the
-    newest versions of each task stay (0: all).
+    newest versions of each task stay (0: all). `backend` is where batches are computed: "torch", in this process, or
+    "triton", by the Tritons whose gRPC is at `triton_urls`.
     """
 
     data_dir: Path
@@ -49,12 +51,18 @@ class ServeConfig:
     places: Places = field(default_factory=Places)
     policy: Policy = field(default_factory=Policy)
     keep_versions: int = 0
+    backend: Backend = "torch"
+    triton_urls: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Raises InvalidInputError for a registry that servers may share whose packages they do not."""
+        """Raises InvalidInputError for a registry that servers may share whose packages they do not.
+
+        And for addresses of Tritons without that backend, or the other way round.
+        """
         if self.places.database and not self.places.blobs:
             fix = "give --packages too: a folder or an address that all servers on this registry use"
             raise InvalidInputError("the registry is shared, its packages are not", field="packages", fix=fix)
+        check_backend(self.backend, self.triton_urls, self.engine)
 
     @property
     def host_port(self) -> tuple[str, int]:

@@ -19,6 +19,7 @@ from lensmount_adapters.backbones import Backbone, load_backbone
 from lensmount_adapters.backbones.backbone import create_model
 from lensmount_adapters.backbones.default import BUNDLED
 from lensmount_adapters.backbones.weights import find_weights
+from lensmount_server.backends import TRITON
 from lensmount_server.config import ServeConfig
 from lensmount_server.engine.cores import cores
 from lensmount_server.engine.opening import check_cuda, choose
@@ -87,7 +88,10 @@ def _model(config: ServeConfig) -> Iterator[Finding]:
         return
     backbone, path = weights
     yield Finding(f"weights of {backbone.name}", ok=True, detail=f"{backbone.fingerprint[:12]} from {path}")
-    yield _engine(config, backbone)
+    if config.backend == TRITON:
+        yield from (_triton(backbone, url) for url in config.triton_urls)
+    else:
+        yield _engine(config, backbone)
 
 
 def _engine(config: ServeConfig, backbone: Backbone) -> Finding:
@@ -106,6 +110,15 @@ def _engine(config: ServeConfig, backbone: Backbone) -> Finding:
     )
     chosen = table.chosen
     return Finding("engine", ok=True, detail=f"{chosen.engine} in {chosen.precision}; 8 frames: {measured}")
+
+
+def _triton(backbone: Backbone, url: str) -> Finding:
+    from lensmount_server.triton.fleet import examined  # noqa: PLC0415 - only who has a Triton needs its client
+
+    try:
+        return Finding(f"triton {url}", ok=True, detail=examined(backbone, url))
+    except LensmountError as error:
+        return Finding(f"triton {url}", ok=False, detail=error.message, fix=error.fix)
 
 
 def _weights(config: ServeConfig) -> Finding | tuple[Backbone, Path]:

@@ -93,15 +93,16 @@ class Registrar:
         await beside(unpack, archive, folder)
         admitted = await beside(inspect, folder, engine.backbone, checks)
         start = time.perf_counter()
-        async with self._residency.trial(admitted.adapter):
-            passed(checks, "warm-up", "answers with numbers", start)
-            await golden_check(admitted, self._scheduler.logits, engine.precision, checks)
-            start = time.perf_counter()
-            passed(checks, "policy", self._policy.check(admitted.package.manifest), start)
-            if request.validate_only:
-                record, is_new = await beside(self._look, admitted.package)
-            else:
-                record, is_new = await self._keep(admitted, folder, request)
+        with self._registry.offered(admitted.package.content_hash, folder):
+            async with self._residency.trial(admitted.adapter):
+                passed(checks, "warm-up", "answers with numbers", start)
+                await golden_check(admitted, self._scheduler.logits, engine.precision, checks)
+                start = time.perf_counter()
+                passed(checks, "policy", self._policy.check(admitted.package.manifest), start)
+                if request.validate_only:
+                    record, is_new = await beside(self._look, admitted.package)
+                else:
+                    record, is_new = await self._keep(admitted, folder, request)
         return Registration(record, tuple(checks), is_new)
 
     async def _keep(self, admitted: Admitted, folder: Path, request: Request) -> tuple[Record, bool]:

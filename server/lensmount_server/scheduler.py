@@ -70,6 +70,7 @@ class Waiting:
     prepared: Prepared
     resolve: Resolve
     future: asyncio.Future[Outcome]
+    until_s: float = inf
     since: float = field(default_factory=time.perf_counter)
 
 
@@ -189,7 +190,8 @@ class Scheduler:
             raise refusal.error()
         if refusal is not None:
             self._hand_back(refusal)
-        waiting = Waiting(picture, prepared, resolve, asyncio.get_running_loop().create_future())
+        until_s = inf if ticket.deadline_s is None else ticket.deadline_s
+        waiting = Waiting(picture, prepared, resolve, asyncio.get_running_loop().create_future(), until_s)
         self._waiting[ticket] = waiting
         self._arrived.set()
         return waiting
@@ -248,7 +250,7 @@ class Scheduler:
     async def _compute(self, chosen: Sequence[Chosen]) -> list[Outcome | LensmountError]:
         """What the engine says of each; a failed batch runs again one by one, so that only the culprit fails."""
         start = time.perf_counter()
-        jobs = [Job(w.picture, tuple(m.adapter for m in mounted), w.prepared) for w, mounted in chosen]
+        jobs = [Job(w.picture, tuple(m.adapter for m in mounted), w.prepared, w.until_s) for w, mounted in chosen]
         try:
             logits = await asyncio.get_running_loop().run_in_executor(self._thread, self.engine.run, jobs)
             triples = [(waiting, mounted, rows) for (waiting, mounted), rows in zip(chosen, logits, strict=True)]

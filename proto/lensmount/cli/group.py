@@ -45,6 +45,9 @@ LISTED = {
     "demo": Listed("Train two tasks, stream a video, swap one while it plays.", "training"),
     "doctor": Listed("Check this machine for what a server needs.", "server"),
     "evaluate": Listed("Judge a package on pictures, without a server.", "training"),
+    "export": Listed("Write what other inference servers run.", "server"),
+    "export onnx": Listed("Write one task as a plain ONNX model, for a Triton without lensmount.", "triton"),
+    "export triton": Listed("Write a model repository with which NVIDIA Triton hosts the engine.", "server"),
     "serve": Listed("Run the server.", "server"),
     "train": Listed("Train an adapter from a folder of pictures.", "training"),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict
 
@@ -38,6 +39,20 @@ class Choice:
 
     reason: str
     candidates: tuple[Candidate, ...] = ()
+
+
+class Reasons(Protocol):
+    """What is asked of a choice; it may change while the engine runs."""
+
+    @property
+    def reason(self) -> str:
+        """Why, for a person to read."""
+        ...
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """The ways that were measured."""
+        ...
 
 
 PLAIN = Choice("the plain one, for comparison")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import inf
 
 from lensmount_adapters.adapter import Adapter
 from lensmount_adapters.preprocessing import Preprocessing
@@ -24,11 +25,15 @@ class Group:
 
 @dataclass(frozen=True)
 class Pass:
-    """One run through the backbone: frames (by their place in the batch) of one preprocessing."""
+    """One run through the backbone: frames (by their place in the batch) of one preprocessing.
+
+    `until_s` (perf_counter) is when nobody waits for it any more.
+    """
 
     preprocessing: Preprocessing
     frames: tuple[int, ...]
     groups: tuple[Group, ...]
+    until_s: float = inf
 
     @property
     def forks(self) -> tuple[int, ...]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Protocol
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from lensmount_adapters.adapter import Adapter
 from lensmount_adapters.backbones import Backbone
 from lensmount_adapters.preprocessing import Preprocessing
-from lensmount_server.engine.choice import PLAIN, Choice
+from lensmount_server.engine.choice import PLAIN, Reasons
 from lensmount_server.engine.plan import Pass, plan
 from lensmount_server.engine.reference import ReferenceExecutor
 from lensmount_server.frames import Picture
@@ -22,12 +23,14 @@ from lensmount_server.frames import Picture
 class Job:
     """One frame and the adapters that shall look at it.
 
-    `prepared` holds what decoding threads already scaled; what is missing is made here.
+    `prepared` holds what decoding threads already scaled; what is missing is made here. `until_s` (perf_counter) is
+    when nobody waits for it any more.
     """
 
     picture: Picture
     adapters: tuple[Adapter, ...]
     prepared: Mapping[Preprocessing, Tensor] = field(default_factory=dict)
+    until_s: float = inf
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ class Engine:
     `run` is called from one thread, `mount` and `unmount` from any.
     """
 
-    def __init__(self, backbone: Backbone, executor: Executor | None = None, choice: Choice = PLAIN) -> None:
+    def __init__(self, backbone: Backbone, executor: Executor | None = None, choice: Reasons = PLAIN) -> None:
         self.backbone = backbone
         self.choice = choice
         self.executor: Executor = ReferenceExecutor(backbone) if executor is None else executor
@@ -137,6 +140,8 @@ class Engine:
     def run(self, jobs: Sequence[Job]) -> list[list[Tensor]]:
         """Logits (labels,) on the CPU for each adapter of each job, in their order."""
         passes = plan((place, adapter) for place, job in enumerate(jobs) for adapter in job.adapters)
+        until_s = max((job.until_s for job in jobs), default=inf)
+        passes = tuple(replace(work, until_s=until_s) for work in passes)
         # Nothing is read back in between: a device computes one pass while the next one is made ready.
         logits = [each for work in passes for each in self.executor.run(work, _pictures(work, jobs))]
         groups = [(work, group) for work in passes for group in work.groups]

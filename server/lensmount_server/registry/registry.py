@@ -6,14 +6,14 @@ after the row says that the version is gone (`packages`).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from contextlib import AbstractContextManager, ExitStack, suppress
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sqlalchemy import Connection, delete, func, select, update
 
-from lensmount.errors import LensmountError, UnavailableError
+from lensmount.errors import LensmountError, NotFoundError, UnavailableError
 from lensmount_adapters.package import Content, Package, read_content
 from lensmount_server.frames import VersionId
 from lensmount_server.registry import aliases, journal, records, removing, usage
@@ -62,6 +62,7 @@ class Registry:
             store = open_blobs(places.blobs or str(directory / "blobs"), directory)
             self._database = Database(places.database or sqlite_url(directory / "registry.sqlite"))
             undo.callback(self._database.close)
+            self._offered: dict[str, Path] = {}
             self._packages = Packages(self._database, store, self._home.server)
             self._begin()
             undo.pop_all()
@@ -258,6 +259,26 @@ class Registry:
     def folder(self, version: VersionId) -> Path:
         """A local folder with a version's package. Raises NotFoundError or UnavailableError."""
         return self._packages.folder(self._blob(version))
+
+    @contextmanager
+    def offered(self, content: str, folder: Path) -> Iterator[None]:
+        """While open, `package` finds this content in `folder`: it is on trial, and not registered yet."""
+        self._offered[content] = folder
+        try:
+            yield
+        finally:
+            if self._offered.get(content) == folder:
+                del self._offered[content]
+
+    def package(self, content: str) -> Path:
+        """A local folder with a package that is registered or on trial. Raises NotFoundError or UnavailableError."""
+        folder = self._offered.get(content)
+        if folder is not None and folder.is_dir():
+            return folder
+        record = self.find(content)
+        if record is None:
+            raise NotFoundError("its package is gone", field="adapter", value=content[:12], fix="register it again")
+        return self.folder(record.id)
 
     def read(self, version: VersionId) -> Content:
         """What of a version's package runs, its bytes those that were registered.

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from lensmount_adapters.backbones.default import AUTO
+from lensmount_server.backends import Backend
 from lensmount_server.config import DEFAULT_ADDRESS, DEFAULT_METRICS, ServeConfig, default_data_dir, parse_address
 from lensmount_server.engine.settings import DEFAULT_MERGED_MIB, Device, EngineName, EngineSettings, Precision
 from lensmount_server.hotset import HotLimits
@@ -33,6 +34,7 @@ _Scheme = Annotated[str, AfterValidator(str.lower), checked(lambda text: Address
 _Network = Annotated[str, checked(parse_network)]
 _Address = Annotated[str, checked(lambda text: parse_address(text, "address", DEFAULT_ADDRESS))]
 _Metrics = Annotated[str, checked(lambda text: text and parse_address(text, "metrics_address", DEFAULT_METRICS))]
+_Triton = Annotated[str, checked(lambda text: parse_address(text, "triton_url", "localhost:8001"))]
 
 
 class Settings(BaseSettings):
@@ -61,6 +63,14 @@ class Settings(BaseSettings):
     device: Device = Field("cpu", description="Where to compute; cuda: the first GPU.")
     engine: EngineName = Field("auto", description="What computes; auto: what is fastest here.")
     precision: Precision = Field("auto", description="What it computes in; auto: the fastest that is fine enough.")
+    backend: Backend = Field(
+        "torch", description="Where to compute; torch: in this process, triton: by Triton Inference Servers."
+    )
+    triton_url: Annotated[tuple[_Triton, ...], Written("HOST:PORT")] = Field(
+        (),
+        description="The gRPC of a Triton that hosts what `lensmount export triton` wrote; may be repeated.",
+        examples=["localhost:8001", "triton:8001"],
+    )
     threads: int = Field(0, strict=True, ge=0, le=1024, description="Computing threads; 0: one a core.")
     merged_mib: int = Field(
         DEFAULT_MERGED_MIB, strict=True, ge=0, le=1 << 20, description="Memory for merged tails of hot adapters."
@@ -160,4 +170,6 @@ class Settings(BaseSettings):
             Places(self.registry, self.packages),
             parse_policy(self.minimum_metric),
             self.keep_versions,
+            self.backend,
+            self.triton_url,
         )

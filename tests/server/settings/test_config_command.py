@@ -146,8 +146,9 @@ def test_the_file_of_examples_says_what_may_be_written() -> None:
     Path("videos").mkdir()
     text = "\n".join(line.removeprefix("# ") for line in lines)
     assert tomllib.loads(text).keys() == FIELDS.keys()
-    # The folders of the example are of another machine.
-    file = written(re.sub(r"^source_folder = .*$", 'source_folder = ["videos"]', text, flags=re.MULTILINE))
+    # The folders of the example are of another machine, and its Tritons want to be asked.
+    text = re.sub(r"^source_folder = .*$", 'source_folder = ["videos"]', text, flags=re.MULTILINE)
+    file = written(re.sub(r"^backend = .*$", 'backend = "triton"', text, flags=re.MULTILINE))
     assert run("check", "--config", file)[0] == 0
     for name, value in tomllib.loads(text).items():
         default = FIELDS[name].default
