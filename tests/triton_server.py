@@ -24,7 +24,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 ROOT = Path(__file__).parent.parent
 HOME = ROOT / ".triton"
 PACKAGES = ("proto", "adapters", "server")
-START_S = 90.0
+START_S = 200.0
 
 
 class TritonServer:
