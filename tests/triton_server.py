@@ -24,7 +24,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 ROOT = Path(__file__).parent.parent
 HOME = ROOT / ".triton"
 PACKAGES = ("proto", "adapters", "server")
-START_S = 90.0
+START_S = 200.0
 
 
 class TritonServer:
@@ -62,6 +62,11 @@ class TritonServer:
 
     def freeze(self) -> None:
         self._process.send_signal(signal.SIGSTOP)
+        for _ in range(500):  # each thread stops when it is next on a core
+            if all(state == "T" for state in self._states()):
+                return
+            time.sleep(0.01)
+        pytest.fail("Triton did not stop")
 
     def thaw(self) -> None:
         self._process.send_signal(signal.SIGCONT)
@@ -111,6 +116,11 @@ class TritonServer:
             return bool(self.stub.ServerReady(service_pb2.ServerReadyRequest(), timeout=1).ready)
         except grpc.RpcError:
             return False
+
+    def _states(self) -> list[str]:
+        """What the kernel says of each thread of the server."""
+        stats = Path(f"/proc/{self._process.pid}/task").glob("*/stat")
+        return [stat.read_text().rpartition(")")[2].split()[0] for stat in stats]
 
     def _stubs(self) -> list[int]:
         """The children of the server, by its own list."""

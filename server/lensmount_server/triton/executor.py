@@ -119,8 +119,9 @@ class TritonExecutor:
 
     def _on(self, member: Member, work: Pass, pictures: Tensor, limit_s: float) -> list[Tensor]:
         for group in work.groups:
-            if group.adapter.content_hash in member.refused:
-                raise member.refused[group.adapter.content_hash]
+            refusal = member.refused.get(group.adapter.content_hash)
+            if refusal is not None:
+                raise refusal
         start = time.perf_counter()
         try:
             logits, rows = member.instance.run(work, pictures, max(limit_s, 0.0))
