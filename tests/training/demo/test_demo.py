@@ -21,6 +21,7 @@ from lensmount.cli import cli
 from lensmount_training.demo.clip import ClipSettings, write_clip
 from lensmount_training.demo.pictures import PictureSettings, write_pictures
 from lensmount_training.demo.server import Served, started_server
+from triton_server import TritonServer, needs_triton
 
 ROOT = Path(__file__).parents[3]
 DATA = ROOT.parent / "shared" / "data"
@@ -101,6 +102,23 @@ def test_own_pictures_and_source(tmp_path: Path, tiny: Sequence[str | Path], own
 
     assert outcome["frames"] > 20
     assert outcome["results_per_task"]["floor"] > 20
+    assert set(outcome["frames_per_version"]["floor"]) == {"1", "2"}
+
+
+@pytest.mark.slow
+@pytest.mark.triton
+def test_on_a_triton(tmp_path: Path, tiny: Sequence[str | Path], own_files: tuple[Path, Path]) -> None:
+    needs_triton()
+    data, clip = own_files
+    exported = CliRunner().invoke(cli, ["export", "triton", *map(str, (tmp_path / "models", *tiny))])
+    assert exported.exit_code == 0, exported.stderr
+    with TritonServer(tmp_path / "models", tmp_path) as triton:
+        options = (*tiny, "--data", data, "--task", "floor", "--clip", clip, "--triton-url", triton.url)
+
+        outcome = demo("--out", tmp_path / "demo", *options)
+
+    assert outcome["frames"] == frames_of(clip)
+    assert outcome["lost"] == 0
     assert set(outcome["frames_per_version"]["floor"]) == {"1", "2"}
 
 
