@@ -117,17 +117,20 @@ class Scheduler:
             _answer(mounted, logits, outcome) for mounted, logits in zip(outcome.mounted, outcome.logits, strict=True)
         ]
 
-    async def answer_alike(self, pictures: Sequence[Ready], want: Want, terms: Terms, arrived_s: float) -> list[Answer]:
+    async def answer_alike(
+        self, pictures: Sequence[Picture], want: Want, terms: Terms, arrived_s: float
+    ) -> list[Answer]:
         """One answer per picture, all from one version, which `want` names by its number and the caller holds.
 
-        A deadline counts from `arrived_s`. Raises as `answer` does; then none of the pictures is answered.
+        What is not `Ready` is prepared in the engine's thread. A deadline counts from `arrived_s`. Raises as `answer`
+        does; then none of the pictures is answered.
         """
         deadline_s = None if terms.deadline_s is None else arrived_s + terms.deadline_s
         entered: list[tuple[Ticket, Waiting]] = []
         try:
             for picture in pictures:
                 ticket = Ticket(terms.source, 1, terms.priority, deadline_s, time.perf_counter())
-                prepared = {picture.preprocessing: picture.row}
+                prepared = {picture.preprocessing: picture.row} if isinstance(picture, Ready) else {}
                 waiting = self._enter(ticket, picture, prepared, lambda leases: (leases.resolve(want),))
                 entered.append((ticket, waiting))
             outcomes = [await waiting.future for _, waiting in entered]
