@@ -23,7 +23,7 @@ from lensmount.errors import UnavailableError
 
 FOLDER, VARIABLE = Path(".triton"), "LENSMOUNT_TRITON"
 FIX = f"run tests/install-triton in a checkout, or give --triton (or {VARIABLE}) the folder of a Triton"
-START_S, STOP_S = 180.0, 20.0
+START_S, STOP_S = 600.0, 20.0
 
 
 @dataclass(frozen=True)
