@@ -36,6 +36,7 @@ bench: setup ## Measure what this machine holds, beside timm and PEFT (minutes)
 	$(BIN)/lensmount bench swap
 	$(BIN)/lensmount bench capacity
 	$(BIN)/lensmount bench pipeline
+	$(BIN)/lensmount bench wire
 	$(BIN)/lensmount bench train
 
 soak: setup ## Let eight cameras fail in turn for SECONDS (600)

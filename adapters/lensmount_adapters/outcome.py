@@ -21,7 +21,8 @@ def probabilities(manifest: Manifest, logits: Tensor) -> Tensor:
 
 def calibrated(kind: str, temperature: float, logits: Tensor) -> Tensor:
     """Probabilities float32 (…, labels) of logits that are divided by the temperature before."""
-    scaled = logits.float() / temperature
+    # Most are not calibrated, and a division by 1 changes nothing.
+    scaled = logits.float() if temperature == 1 else logits.float() / temperature
     return torch.sigmoid(scaled) if kind == "multi_label" else torch.softmax(scaled, dim=-1)
 
 

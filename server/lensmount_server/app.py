@@ -51,12 +51,17 @@ from lensmount_server.workers.zygote import Zygote
 log = logging.getLogger(__name__)
 
 GRACE_S = 5.0
+# What a client may send on a stream before it is read.
+WINDOW_BYTES = 4 << 20
 
 OPTIONS = [
     ("grpc.max_receive_message_length", TRANSPORT_BYTES),
     ("grpc.max_send_message_length", TRANSPORT_BYTES),
     # Two servers on one port would share its clients in silence.
     ("grpc.so_reuseport", 0),
+    # A picture of 224 pixels in one go. gRPC's own probing begins with 64 KiB, and does not find what a host can do.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", WINDOW_BYTES),
 ]
 
 SERVICES = [

@@ -23,7 +23,7 @@ from lensmount_adapters.adapter import Adapter, fit
 from lensmount_adapters.preprocessing import Preprocessing
 from lensmount_server.firsts import FirstAnswers
 from lensmount_server.following import Follower
-from lensmount_server.frames import Answer, Frame, Ready, VersionId, Want
+from lensmount_server.frames import Answer, Frame, Picture, VersionId, Want
 from lensmount_server.mounts import ColdError, Leases, Mounted, Mounts
 from lensmount_server.policy import Policy
 from lensmount_server.registrar import Promotion, Receive, Registrar, Registration, Request
@@ -185,7 +185,7 @@ class Catalog:
             return answers
 
     async def answer_alike(
-        self, want: Want, look: Callable[[Mounted], Awaitable[Sequence[Ready]]], terms: Terms, arrived_s: float
+        self, want: Want, look: Callable[[Mounted], Awaitable[Sequence[Picture]]], terms: Terms, arrived_s: float
     ) -> tuple[Mounted, list[Answer]]:
         """One answer for each picture that `look` makes, all by the version that answers `want` now, and that version.
 

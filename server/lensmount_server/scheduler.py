@@ -12,7 +12,6 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from math import inf
 
@@ -26,6 +25,7 @@ from lensmount_adapters.preprocessing import Preprocessing
 from lensmount_server.defects import known
 from lensmount_server.engine.runtime import Engine, Job
 from lensmount_server.frames import Answer, Frame, Picture, Ran, Ready, Still, VersionId, Want
+from lensmount_server.handover import Handover
 from lensmount_server.mounts import Leases, Mounted, Mounts
 from lensmount_server.scheduling import (
     ANY_TIME,
@@ -96,7 +96,7 @@ class Scheduler:
         self._last_batch_s = -inf
         self._batches = 0
         self._closed = False
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self._thread = Handover(self._run_engine, "engine")
         self._worker = asyncio.create_task(self._work(), name="scheduler")
 
     async def answer(self, frame: Frame, wants: Sequence[Want], terms: Terms = ANY_TIME) -> list[Answer]:
@@ -117,17 +117,20 @@ class Scheduler:
             _answer(mounted, logits, outcome) for mounted, logits in zip(outcome.mounted, outcome.logits, strict=True)
         ]
 
-    async def answer_alike(self, pictures: Sequence[Ready], want: Want, terms: Terms, arrived_s: float) -> list[Answer]:
+    async def answer_alike(
+        self, pictures: Sequence[Picture], want: Want, terms: Terms, arrived_s: float
+    ) -> list[Answer]:
         """One answer per picture, all from one version, which `want` names by its number and the caller holds.
 
-        A deadline counts from `arrived_s`. Raises as `answer` does; then none of the pictures is answered.
+        What is not `Ready` is prepared in the engine's thread. A deadline counts from `arrived_s`. Raises as `answer`
+        does; then none of the pictures is answered.
         """
         deadline_s = None if terms.deadline_s is None else arrived_s + terms.deadline_s
         entered: list[tuple[Ticket, Waiting]] = []
         try:
             for picture in pictures:
                 ticket = Ticket(terms.source, 1, terms.priority, deadline_s, time.perf_counter())
-                prepared = {picture.preprocessing: picture.row}
+                prepared = {picture.preprocessing: picture.row} if isinstance(picture, Ready) else {}
                 waiting = self._enter(ticket, picture, prepared, lambda leases: (leases.resolve(want),))
                 entered.append((ticket, waiting))
             outcomes = [await waiting.future for _, waiting in entered]
@@ -172,7 +175,7 @@ class Scheduler:
         self._waiting.clear()
         self._arrived.set()
         await self._worker
-        await asyncio.to_thread(self._thread.shutdown)
+        await asyncio.to_thread(self._thread.close)
 
     async def _run(self, ticket: Ticket, picture: Picture, prepared: Prepared, resolve: Resolve) -> Outcome:
         waiting = self._enter(ticket, picture, prepared, resolve)
@@ -247,12 +250,15 @@ class Scheduler:
                 waiting.future.set_exception(known(error))
         return chosen
 
+    def _run_engine(self, jobs: Sequence[Job]) -> list[list[Tensor]]:
+        return self.engine.run(jobs)
+
     async def _compute(self, chosen: Sequence[Chosen]) -> list[Outcome | LensmountError]:
         """What the engine says of each; a failed batch runs again one by one, so that only the culprit fails."""
         start = time.perf_counter()
         jobs = [Job(w.picture, tuple(m.adapter for m in mounted), w.prepared, w.until_s) for w, mounted in chosen]
         try:
-            logits = await asyncio.get_running_loop().run_in_executor(self._thread, self.engine.run, jobs)
+            logits = await self._thread.run(jobs)
             triples = [(waiting, mounted, rows) for (waiting, mounted), rows in zip(chosen, logits, strict=True)]
         except Exception as error:  # noqa: BLE001 - whatever torch raises must reach the callers, not end the loop
             if len(chosen) == 1:

@@ -24,6 +24,8 @@ from lensmount_server.bench.pipeline import measure as measure_pipeline
 from lensmount_server.bench.registry import measure as measure_registry
 from lensmount_server.bench.swap import measure as measure_swap
 from lensmount_server.bench.table import decode_table, engine_table, plot
+from lensmount_server.bench.wire.case import CASES as WIRE_CASES
+from lensmount_server.bench.wire.tritonserver import VARIABLE as TRITON
 from lensmount_server.engine.settings import DEVICES, ENGINES, PRECISIONS, EngineSettings
 
 MERGED_MIB = 4096
@@ -43,6 +45,7 @@ def bench() -> None:
         lensmount bench registry                  uploads, lists, starts, promotions by the thousand
         lensmount bench decode                    frames from a video to a backbone's input
         lensmount bench pipeline                  from a video file to results, beside the engine alone
+        lensmount bench wire                      requests beside NVIDIA Triton, and Tritons as engines
         lensmount bench train                     training beside the loops that people write today
     """  # noqa: D301 - click wants the control character
 
@@ -173,6 +176,36 @@ def pipeline(settings: EngineSettings, as_json: bool, backbone: str, frames: int
     with _progress() as progress:
         report = measure_pipeline(settings, backbone, frames, rounds, _say(progress))
     _show(asdict(report), as_json=as_json)
+
+
+@bench.command()
+@measuring
+@click.option("--cases", default=",".join(WIRE_CASES), show_default=True, metavar="LIST", help="Which, with commas.")
+@click.option("--rounds", type=click.IntRange(2, 1000), default=15, show_default=True, help="Runs of each side.")
+@click.option("--requests", type=click.IntRange(8, 100_000), default=400, show_default=True, help="Of a run.")
+@click.option("--backbone", default=TRANSFORMER, show_default=True, help="timm's name, for the last three.")
+@click.option(
+    "--triton", type=click.Path(path_type=Path), envvar=TRITON, metavar="FOLDER", help=f"A Triton [{TRITON}, .triton]."
+)
+def wire(
+    settings: EngineSettings, as_json: bool, cases: str, rounds: int, requests: int, backbone: str, triton: Path | None
+) -> None:
+    """What requests cost between a client and the engine, beside a real Triton (minutes).
+
+    \b
+        unary_1, unary_16    a picture a call, one or 16 in flight, beside Triton's front and Python backend
+        stream_1, stream_16  the same on one stream
+        engine_16            the front with a real task, beside the engine in process
+        triton_backend       the engine in a Triton, beside the engine in process
+        shared_memory        pictures to that Triton through shared memory, beside gRPC messages
+
+    Triton has its fastest form in each case: six are tried. Servers and the client are processes of their own, the
+    first four cases run a model that computes next to nothing, and every answer is looked at. tests/install-triton
+    installs a Triton; without one, engine_16 alone is measured.
+    """  # noqa: D301 - click wants the control character
+    from lensmount_server.bench.wire.command import run  # noqa: PLC0415 - brings a client of Triton
+
+    run(settings, cases, rounds, requests, backbone, triton, as_json=as_json)
 
 
 def _show(report: dict[str, Any], *, as_json: bool) -> None:

@@ -34,14 +34,14 @@ class Server:
 
 
 @contextmanager
-def server(backbone: Backbone, settings: EngineSettings, scratch: Path) -> Iterator[Server]:
+def server(backbone: Backbone, settings: EngineSettings, scratch: Path, module: str = "lensmount") -> Iterator[Server]:
     """Serves the backbone, with the weights that it has here, until the `with` block ends.
 
-    Raises UnavailableError when it does not start.
+    `module` is what Python runs as the command line. Raises UnavailableError when it does not start.
     """
     weights, log = scratch / f"{backbone.name}.safetensors", scratch / "serve.log"
     save_file(backbone.model.state_dict(), weights)
-    command = _command(backbone, settings, weights, scratch / "data")
+    command = _command(backbone, settings, weights, scratch / "data", module)
     with (
         log.open("w") as errors,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=os.environ) as process,  # noqa: S603 - our own
@@ -66,7 +66,7 @@ def packages(backbone: Backbone, adapters: Sequence[Adapter], scratch: Path) -> 
     return [writer.write(scratch / each.manifest.task, each, each.manifest.task) for each in adapters]
 
 
-def _command(backbone: Backbone, settings: EngineSettings, weights: Path, data_dir: Path) -> list[str]:
+def _command(backbone: Backbone, settings: EngineSettings, weights: Path, data_dir: Path, module: str) -> list[str]:
     options = {
         "--address": "127.0.0.1:0",
         "--backbone": backbone.name,
@@ -80,7 +80,7 @@ def _command(backbone: Backbone, settings: EngineSettings, weights: Path, data_d
         "--source-folder": data_dir.parent,
     }
     words = [str(word) for option in options.items() for word in option]
-    return [sys.executable, "-m", "lensmount", "serve", "--json", *words]
+    return [sys.executable, "-m", module, "serve", "--json", *words]
 
 
 def _address(process: subprocess.Popen[str], log: Path) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from lensmount.errors import LensmountError, NotFoundError
 from lensmount_server.catalog import Catalog
-from lensmount_server.frames import Ready, Want
+from lensmount_server.frames import Picture, Ready, Want
 from lensmount_server.hotset import Mounted
 from lensmount_server.kserve import models
 from lensmount_server.kserve.errors import as_triton
@@ -64,13 +64,15 @@ class Inferring:
         shown = await self._pictures(request, caller)
         ready = came
 
-        async def look(mounted: Mounted) -> Sequence[Ready]:
+        async def look(mounted: Mounted) -> Sequence[Picture]:
             nonlocal ready
             preprocessing = mounted.adapter.manifest.preprocessing
-            quick = shown.is_quick(preprocessing)
-            rows = shown.rows(preprocessing) if quick else await asyncio.to_thread(shown.rows, preprocessing)
+            found = shown.quick(preprocessing)
+            if not found:
+                rows = await asyncio.to_thread(shown.rows, preprocessing)
+                found = [Ready(preprocessing, row) for row in rows]
             ready = time.perf_counter_ns()
-            return [Ready(preprocessing, row) for row in rows]
+            return found
 
         mounted, answers = await self._catalog.answer_alike(want, look, asked, came / 1e9)
         answered = time.perf_counter_ns()

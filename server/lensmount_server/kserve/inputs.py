@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from torch import Tensor
 from lensmount.errors import InvalidInputError, TooLargeError
 from lensmount_adapters.pictures import MAX_PIXELS, Pixels, decode_picture
 from lensmount_adapters.preprocessing import Preprocessing
+from lensmount_server.frames import Picture, Still
 from lensmount_server.kserve.models import DATATYPES, ENCODED, INPUTS, MAX_PICTURES, PICTURE, PIXEL_VALUES
 from lensmount_server.kserve.shared_memory import Place, place
 from lensmount_server.services.errors import MAX_MESSAGE_BYTES
@@ -39,8 +40,8 @@ Read = Callable[[Place, str], bytes]
 class Pictures(Protocol):
     """The pictures of one request."""
 
-    def is_quick(self, preprocessing: Preprocessing) -> bool:
-        """Whether `rows` takes no time to speak of."""
+    def quick(self, preprocessing: Preprocessing) -> Sequence[Picture]:
+        """The pictures where `rows` takes no time to speak of: the engine's thread does that; else none."""
         ...
 
     def rows(self, preprocessing: Preprocessing) -> list[Tensor]:
@@ -54,10 +55,12 @@ class Raw:
 
     pixels: Pixels
 
-    def is_quick(self, preprocessing: Preprocessing) -> bool:
-        """Whether nothing is to be scaled, and little copied."""
+    def quick(self, preprocessing: Preprocessing) -> Sequence[Picture]:
+        """Where nothing is to be scaled, and little copied."""
         _, height, width, _ = self.pixels.shape
-        return self.pixels.nbytes <= QUICK_BYTES and not needs_scaling(height, width, preprocessing)
+        if self.pixels.nbytes > QUICK_BYTES or needs_scaling(height, width, preprocessing):
+            return ()
+        return [Still(each) for each in self.pixels]
 
     def rows(self, preprocessing: Preprocessing) -> list[Tensor]:
         """As training prepares them."""
@@ -73,9 +76,9 @@ class Encoded:
 
     files: list[bytes]
 
-    def is_quick(self, preprocessing: Preprocessing) -> bool:
-        """Never."""
-        return False
+    def quick(self, preprocessing: Preprocessing) -> Sequence[Picture]:
+        """None."""
+        return ()
 
     def rows(self, preprocessing: Preprocessing) -> list[Tensor]:
         """Decoded, then as training prepares them. Raises TooLargeError for too many pixels in all."""
@@ -96,9 +99,9 @@ class Normalised:
 
     values: NDArray[np.float32]
 
-    def is_quick(self, preprocessing: Preprocessing) -> bool:
-        """Never."""
-        return False
+    def quick(self, preprocessing: Preprocessing) -> Sequence[Picture]:
+        """None."""
+        return ()
 
     def rows(self, preprocessing: Preprocessing) -> list[Tensor]:
         """Taken back to uint8. Raises InvalidInputError for another size, and for what no picture gives."""

@@ -1,0 +1,56 @@
+"""Both sides in turns: A B, B A, A B and so on, so that nobody always runs behind the same neighbour."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from lensmount_server.bench.wire.load import Finding
+from lensmount_server.engine.settings import EngineSettings
+
+Run = Callable[[], Finding]
+OURS, OTHER = "ours", "other"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What computes, the backbone of real tasks, rounds, and requests of one round with sixteen in flight.
+
+    `tell` is told what runs, and how many of its rounds are done.
+    """
+
+    engine: EngineSettings
+    backbone: str
+    rounds: int
+    requests: int
+    tell: Callable[[str, int], None]
+
+
+def in_turns(sides: Mapping[str, Run], rounds: int, tell: Callable[[int], None]) -> dict[str, list[Finding]]:
+    """Every side once a round, after one that does not count; `tell` is told how many rounds are done."""
+    for run in sides.values():
+        run()
+    found: dict[str, list[Finding]] = {name: [] for name in sides}
+    for number in range(rounds):
+        order = list(sides.items())
+        for name, run in order if number % 2 == 0 else reversed(order):
+            found[name].append(run())
+        tell(number + 1)
+    return found
+
+
+def repeated(run: Callable[[], object], times: int, each: int = 1) -> Run:
+    """So many runs as one finding; each of them answers so many requests."""
+
+    def measured() -> Finding:
+        found = Finding()
+        begin = time.perf_counter()
+        for _ in range(times):
+            start = time.perf_counter()
+            run()
+            found.latencies_ms += [(time.perf_counter() - start) * 1e3] * each
+        found.seconds = time.perf_counter() - begin
+        return found
+
+    return measured
