@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -50,13 +51,14 @@ class AdapterMethods(ABC):
         that breaks off goes on where it ended, in this call or the next.
         """
         with open_archive(path) as archive:
+            offset = self._received(archive)
             for attempt in range(1, UPLOADS + 1):
-                offset = self._received(archive)
                 upload = Upload(alias or "", tags or {}, validate_only, offset)
                 try:
                     return self._upload(archive, upload, timeout, progress)
                 except UnavailableError:
-                    if attempt == UPLOADS or self._received(archive) <= offset:
+                    before, offset = offset, self._received_before_the_break(archive)
+                    if attempt == UPLOADS or offset <= before:
                         raise
         raise AssertionError("unreachable")
 
@@ -179,6 +181,12 @@ class AdapterMethods(ABC):
             return self._unary(calls.upload(archive))
         except UnimplementedError:  # an earlier release
             return 0
+
+    def _received_before_the_break(self, archive: Archive) -> int:
+        """The same on a new connection: the one that broke may take the first call along."""
+        with suppress(UnavailableError):
+            return self._received(archive)
+        return self._received(archive)
 
     def _upload(
         self, archive: Archive, upload: Upload, timeout: float | None, progress: Progress | None

@@ -6,7 +6,7 @@ import asyncio
 import os
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Collection, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -55,13 +55,14 @@ class AsyncAdapterMethods(ABC):
         """
         with ExitStack() as stack:
             archive = await asyncio.to_thread(stack.enter_context, open_archive(path))
+            offset = await self._received(archive)
             for attempt in range(1, UPLOADS + 1):
-                offset = await self._received(archive)
                 upload = Upload(alias or "", tags or {}, validate_only, offset)
                 try:
                     return await self._upload(archive, upload, timeout, progress)
                 except UnavailableError:
-                    if attempt == UPLOADS or await self._received(archive) <= offset:
+                    before, offset = offset, await self._received_before_the_break(archive)
+                    if attempt == UPLOADS or offset <= before:
                         raise
         raise AssertionError("unreachable")
 
@@ -187,6 +188,12 @@ class AsyncAdapterMethods(ABC):
             return await self._unary(calls.upload(archive))
         except UnimplementedError:  # an earlier release
             return 0
+
+    async def _received_before_the_break(self, archive: Archive) -> int:
+        """The same on a new connection: the one that broke may take the first call along."""
+        with suppress(UnavailableError):
+            return await self._received(archive)
+        return await self._received(archive)
 
     async def _upload(
         self, archive: Archive, upload: Upload, limit_s: float | None, progress: Progress | None

@@ -24,8 +24,8 @@ from lensmount_server.settings.model import PREFIX, Settings
 
 FIELDS: Mapping[str, FieldInfo] = Settings.model_fields
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"
-# Variables of ours that are no setting of a server: the file's name, the client's, the test suite's.
-OTHERS = frozenset(PREFIX + name for name in ("CONFIG", "SERVER", "KILLS", "TEST_DATA", "UPDATE_CONTRACT"))
+# Variables of ours that are no setting of a server: the file's name, the client's, the bench's, the test suite's.
+OTHERS = frozenset(PREFIX + name for name in ("CONFIG", "SERVER", "KILLS", "TEST_DATA", "TRITON", "UPDATE_CONTRACT"))
 # What Kubernetes tells every container about a service that is called lensmount-something.
 _SERVICE_LINK = re.compile(r".*_(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
 _WORDS = {

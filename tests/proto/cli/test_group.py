@@ -95,9 +95,9 @@ def test_a_missing_extra_is_named_with_its_fix(name: str, extra: str, commands: 
 
 
 def test_a_missing_library_of_a_third_partys_command_is_named(commands: Callable[..., None], run: Run) -> None:
-    commands(export="import a_library_that_nobody_has")
-    assert "export" in run("--help").stdout
-    done = run("export")
+    commands(weigh="import a_library_that_nobody_has")
+    assert "weigh" in run("--help").stdout
+    done = run("weigh")
     assert done.exit_code == 4
     assert "needs the module 'a_library_that_nobody_has'" in done.stderr
 

@@ -198,7 +198,7 @@ def test_settings_of_ones_own_server_are_not_the_demos(
     tmp_path: Path, tiny: Sequence[str | Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LENSMOUNT_PACKAGES", str(tmp_path / "mine"))
-    monkeypatch.setenv("LENSMOUNT_THREDS", "a slip")
+    monkeypatch.setenv("LENSMOUNT_" + "THREDS", "a slip")
     served = Served("test_vit", Path(tiny[-1]))
 
     with started_server(tmp_path / "server", served) as address, Client(address) as client:
