@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,14 +19,16 @@ from lensmount_adapters.backbones.default import BUNDLED
 from lensmount_training.context import Context, default_cache
 from lensmount_training.data.formats import ListingOptions, list_pictures
 from lensmount_training.data.reading import read
-from lensmount_training.economy.cells import Results
+from lensmount_training.economy.cells import Cell, Measured, Results
 from lensmount_training.economy.material import at_size, material_of
 from lensmount_training.economy.measuring import LABELS, STRATEGIES, cells_of, measure
-from lensmount_training.economy.page import grids, markdown, plot
+from lensmount_training.economy.page import WORDS, grids, markdown, plot
 from lensmount_training.progress import BarProgress
 
 PATH = click.Path(path_type=Path)
 TITLE = "Label economy"
+# As a shell has it after Ctrl-C.
+INTERRUPTED = 130
 
 
 @click.command("labels")
@@ -63,23 +68,52 @@ def labels(  # noqa: PLR0913 - one for each option
         listings = [list_pictures(path, ListingOptions()) for path in data]
         materials = [material_of(read(each, own.preprocessing, default_cache(), progress)) for each in listings]
         cells = cells_of(materials, strategies.split(","), [int(count) for count in labels.split(",")], seeds)
-        measure(cells, {each.name: each for each in materials}, own, known, context)
-    measured = {cell: known.measured[cell] for cell in cells}
-    text = markdown(grids(measured), TITLE, _how(own.name, own.preprocessing.size, seeds, data))
+        with suppress(KeyboardInterrupt):  # what is measured by then is shown, and said to be a part
+            measure(cells, {each.name: each for each in materials}, own, known, context)
+    measured = {cell: known.measured[cell] for cell in cells if cell in known.measured}
+    text = markdown(grids(measured), TITLE, _how(own.name, own.preprocessing.size, data, cells, measured))
     if page:
-        (page.parent / "images").mkdir(parents=True, exist_ok=True)
-        for grid in grids(measured):
-            plot(grid, page.parent / "images" / f"label-economy-{grid.data}.png")
-        page.write_text(text)
+        _write(page, text, measured)
     if as_json:
-        click.echo(json.dumps([asdict(measured[cell]) for cell in cells]))
+        click.echo(json.dumps([asdict(each) for each in measured.values()]))
     else:
         Console().print(Markdown(text))
+    if len(measured) < len(cells):
+        raise SystemExit(INTERRUPTED)
 
 
-def _how(backbone: str, size: str, seeds: int, data: tuple[Path, ...]) -> str:
+def _write(page: Path, text: str, measured: Mapping[Cell, Measured]) -> None:
+    (page.parent / "images").mkdir(parents=True, exist_ok=True)
+    for grid in grids(measured):
+        plot(grid, page.parent / "images" / f"label-economy-{grid.data}.png")
+    page.write_text(text)
+
+
+def _how(
+    backbone: str, size: str, data: tuple[Path, ...], cells: Sequence[Cell], measured: Mapping[Cell, Measured]
+) -> str:
     names = " ".join(path.name for path in data)
-    return (
+    seeds = max(cell.seed for cell in cells) + 1
+    how = (
         f"Means of {seeds} seeds with 95 % intervals (Student's t), on the same test pictures for all; a fifth of the "
         f"labels is kept to choose by. {backbone} at {size} pixels. Made by `lensmount bench labels {names}`."
     )
+    return how if len(measured) == len(cells) else f"{how}\n\n{_part(cells, measured)}"
+
+
+def _part(cells: Sequence[Cell], measured: Mapping[Cell, Measured]) -> str:
+    """Which strategies have fewer seeds than the others, so far."""
+    missing = dict.fromkeys(cell.strategy for cell in cells if cell not in measured)
+    least = {name: min(_seeds(cells, measured, name).values()) for name in missing}
+    told = ", ".join(f"{WORDS[name]} {count}" for name, count in least.items())
+    return (
+        f"**So far {len(measured)} of {len(cells)} trainings were measured**; whole seeds of those that are behind: "
+        f"{told}. The same command goes on with them."
+    )
+
+
+def _seeds(cells: Sequence[Cell], measured: Mapping[Cell, Measured], strategy: str) -> Counter[tuple[str, int]]:
+    """By data and labels, how many seeds of a strategy there are."""
+    counts = Counter({(cell.data, cell.labels): 0 for cell in cells if cell.strategy == strategy})
+    counts.update((cell.data, cell.labels) for cell in measured if cell.strategy == strategy)
+    return counts

@@ -90,7 +90,10 @@ def markdown(found: Sequence[Grid], title: str, how: str) -> str:
 
 
 def plot(grid: Grid, path: Path) -> None:
-    """Accuracy by labels, a line a strategy, its interval behind it; PNG or SVG by the file's ending."""
+    """Accuracy by labels, a line a strategy, its interval behind it; PNG or SVG by the file's ending.
+
+    No interval of two seeds: it would hide all the others.
+    """
     from matplotlib.figure import Figure as Canvas  # noqa: PLC0415 - seconds that only the picture should cost
 
     canvas = Canvas(figsize=(8, 4.6), layout="constrained")
@@ -100,9 +103,9 @@ def plot(grid: Grid, path: Path) -> None:
         figures = [grid.figure(strategy, labels, "accuracy") for labels in grid.labels]
         at = [place for place, own in zip(places, figures, strict=True) if own]
         values = [own.value for own in figures if own]
-        halves = [0.0 if math.isnan(own.half) else own.half for own in figures if own]
+        halves = [own.half if own.seeds > 2 else 0.0 for own in figures if own]
         (line,) = axes.plot(at, values, marker="o", label=WORDS[strategy])
-        low, high = ([v + sign * h for v, h in zip(values, halves, strict=True)] for sign in (-1, 1))
+        low, high = ([min(max(v + sign * h, 0), 1) for v, h in zip(values, halves, strict=True)] for sign in (-1, 1))
         axes.fill_between(at, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
     axes.set_xticks(list(places), [grid.head(labels) for labels in grid.labels])
     axes.set_xlabel("labels a class")
