@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes.util
 import functools
 import os
 import signal
-import socket
 import subprocess
-import sys
-import sysconfig
 import time
-import venv
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -21,9 +16,11 @@ import grpc
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from lensmount.errors import UnavailableError
+from lensmount_server.bench.wire.tritonserver import command_of, environment_of, find, free_port
+
 ROOT = Path(__file__).parent.parent
 HOME = ROOT / ".triton"
-PACKAGES = ("proto", "adapters", "server")
 START_S = 200.0
 
 
@@ -34,8 +31,10 @@ class TritonServer:
         self.repository = repository
         self._models = models
         self._log = scratch / "triton.log"
-        self._python = _python_home(scratch / "python")
-        self.port = _free_port()
+        self.port = free_port()
+        installed = find(HOME)
+        self._command = command_of(installed, repository, models, self.port)
+        self._environment = environment_of(installed, scratch / "python") | {"HF_HUB_OFFLINE": "1"}
         self._channel = grpc.insecure_channel(self.url)
         self.stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self.start()
@@ -50,7 +49,7 @@ class TritonServer:
 
     def start(self) -> None:
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(self._command(), stdout=log, stderr=log, env=self._environment())
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=log, env=self._environment)
         for _ in range(round(START_S / 0.1)):
             if self._ready():
                 return
@@ -130,35 +129,16 @@ class TritonServer:
                 found += map(int, task.read_text().split())
         return found
 
-    def _command(self) -> list[str]:
-        own = {
-            "model-repository": self.repository,
-            "backend-directory": HOME / "backends",
-            "model-control-mode": "explicit",
-            "allow-http": "false",
-            "allow-metrics": "false",
-            "grpc-address": "127.0.0.1",
-            "grpc-port": self.port,
-        }
-        loaded = [f"--load-model={model}" for model in self._models]
-        server = HOME / "packages" / "pytriton" / "tritonserver" / "bin" / "tritonserver"
-        return [str(server), *(f"--{name}={value}" for name, value in own.items()), *loaded]
-
-    def _environment(self) -> dict[str, str]:
-        libraries = f"{HOME / 'packages' / 'nvidia_pytriton.libs'}:{sysconfig.get_config_var('LIBDIR')}"
-        path = f"{self._python}:{os.environ['PATH']}"
-        return {**os.environ, "LD_LIBRARY_PATH": libraries, "PATH": path, "HF_HUB_OFFLINE": "1"}
-
 
 @functools.cache
 def why_no_triton() -> str:
     """What is missing for a Triton here; empty where nothing is."""
     if not (HOME / ".ready-2.51").exists():
         return "no Triton here: run tests/install-triton"
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    shared = Path(str(sysconfig.get_config_var("LIBDIR"))) / f"libpython{version}.so.1.0"
-    if not shared.exists() and ctypes.util.find_library(f"python{version}") is None:
-        return "this Python has no shared library, which Triton's Python backend needs"
+    try:
+        find(HOME)
+    except UnavailableError as error:
+        return error.message
     return ""
 
 
@@ -166,22 +146,3 @@ def needs_triton() -> None:
     """Skips the test where there is no Triton."""
     if why_no_triton():
         pytest.skip(why_no_triton())
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _python_home(folder: Path) -> Path:
-    """An environment with this checkout and all that is installed beside the tests; its folder of programs.
-
-    Triton's stub ignores PYTHONPATH, and looks for packages beside the first `python3` on PATH.
-    """
-    venv.EnvBuilder(symlinks=True).create(folder)
-    site = Path(sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)}))
-    installed = [path for path in sys.path if path.endswith("site-packages")]
-    (site / "tests.pth").write_text("\n".join([*(str(ROOT / name) for name in PACKAGES), *installed]) + "\n")
-    return folder / "bin"

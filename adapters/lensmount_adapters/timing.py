@@ -5,8 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from statistics import median, quantiles
+from typing import TypeVar
 
+T = TypeVar("T")
 Timed = Callable[[], object]
 
 
@@ -43,19 +46,29 @@ def in_turns(
 ) -> Iterator[Rounds]:
     """Run every side once a round, after one round that does not count; gives what was measured after each round.
 
-    Every other round goes backwards, so that nobody always runs behind the same neighbour. The clock gives seconds.
+    The clock gives seconds.
     Without `warm_up` all rounds count: for sides that take so long that what a first run costs does not show.
     """
     for run in sides.values() if warm_up else ():
         run()
     ms: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(rounds):
-        order = list(sides.items())
-        for name, run in order if number % 2 == 0 else reversed(order):
-            start = clock()
-            run()
-            ms[name].append((clock() - start) * 1e3)
+    for spent in turns({name: partial(_ms, run, clock) for name, run in sides.items()}, rounds):
+        for name, each in spent.items():
+            ms[name].append(each)
         yield Rounds(ms)
+
+
+def turns(sides: Mapping[str, Callable[[], T]], rounds: int) -> Iterator[Mapping[str, T]]:
+    """What every side gives, round after round: A B, B A, so that nobody always runs behind the same neighbour."""
+    for number in range(rounds):
+        order = list(sides)[:: 1 if number % 2 == 0 else -1]
+        yield {name: sides[name]() for name in order}
+
+
+def _ms(run: Timed, clock: Callable[[], float]) -> float:
+    start = clock()
+    run()
+    return (clock() - start) * 1e3
 
 
 def spread(values: list[float]) -> Spread:

@@ -8,13 +8,15 @@ from typing import Literal
 
 from lensmount.errors import InvalidInputError
 from lensmount_adapters.backbones import Backbone
+from lensmount_server.endpoints import parse_address
 from lensmount_server.engine.opening import open_engine
 from lensmount_server.engine.runtime import Engine
 from lensmount_server.engine.settings import EngineSettings
 
 Backend = Literal["torch", "triton"]
 TRITON: Backend = "triton"
-EXAMPLE = "--backend triton --triton-url localhost:8001"
+TRITON_EXAMPLE = "localhost:8001"
+EXAMPLE = f"--backend triton --triton-url {TRITON_EXAMPLE}"
 
 
 def check_backend(backend: str, urls: Sequence[str], settings: EngineSettings) -> None:
@@ -25,10 +27,9 @@ def check_backend(backend: str, urls: Sequence[str], settings: EngineSettings) -
         message, fix = "Tritons are named, and not asked", f"give {EXAMPLE}"
         raise InvalidInputError(message, field="backend", value=backend, fix=fix)
     for url in urls:
-        host, _, port = url.rpartition(":")
-        if not host or not port.isascii() or not port.isdigit() or urls.count(url) > 1:
-            fix = "give HOST:PORT of each Triton's gRPC once, localhost:8001 for example"
-            raise InvalidInputError("not an address, or twice the same", field="triton_url", value=url, fix=fix)
+        parse_address(url, "triton_url", TRITON_EXAMPLE)
+        if urls.count(url) > 1:
+            raise InvalidInputError("twice the same Triton", field="triton_url", value=url, fix="give each once")
     if backend == TRITON and settings != EngineSettings():
         fix = "give them to lensmount export triton, and leave them away here"
         message = "device, engine, precision, threads and merged tails are the Tritons' matter"

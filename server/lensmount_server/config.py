@@ -10,6 +10,7 @@ import platformdirs
 from lensmount.errors import InvalidInputError
 from lensmount_adapters.backbones.default import AUTO
 from lensmount_server.backends import Backend, check_backend
+from lensmount_server.endpoints import parse_address
 from lensmount_server.engine.settings import EngineSettings
 from lensmount_server.hotset import HotLimits
 from lensmount_server.policy import Policy
@@ -73,12 +74,3 @@ class ServeConfig:
     def metrics_host_port(self) -> tuple[str, int] | None:
         """The address of the metrics in two parts, None for nowhere; raises InvalidInputError."""
         return parse_address(self.metrics_address, "metrics_address", DEFAULT_METRICS) if self.metrics_address else None
-
-
-def parse_address(address: str, field_name: str, example: str) -> tuple[str, int]:
-    """The two parts of HOST:PORT; raises InvalidInputError."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        fix = f"give HOST:PORT, for example {example}"
-        raise InvalidInputError("not an address", field=field_name, value=address, fix=fix)
-    return host, int(port)

@@ -15,9 +15,10 @@ from typing import Self
 
 from lensmount import Client
 from lensmount.results import Result
+from lensmount.serving import Server
 from lensmount.sources import Source, SourceState
 from lensmount_server.bench import specimens
-from lensmount_server.bench.served import Server, packages, pair, server
+from lensmount_server.bench.served import packages, pair, server
 from lensmount_server.engine.settings import EngineSettings
 
 BACKBONE = "test_vit"

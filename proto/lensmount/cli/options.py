@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, TypeVar
 
 import click
 
 from lensmount.channel import DEFAULT_ADDRESS
+from lensmount.errors import InvalidInputError
 from lensmount.results import DropPolicy
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -108,3 +109,13 @@ def drop_policy(default: DropPolicy) -> Callable[[Command], Command]:
         show_default=True,
         help="Answer every frame, or always the newest.",
     )
+
+
+def chosen(text: str, known: Collection[str], field: str) -> tuple[str, ...]:
+    """The names of a list with commas, each once; raises InvalidInputError for none, and for one that is not known."""
+    names = tuple(dict.fromkeys(filter(None, map(str.strip, text.split(",")))))
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        fix = f"choose from {', '.join(known)}"
+        raise InvalidInputError("no such case", field=field, value=", ".join(unknown), fix=fix)
+    return names

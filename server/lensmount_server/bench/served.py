@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors.torch import save_file
 
-from lensmount.errors import UnavailableError
+from lensmount.serving import Server, serving
 from lensmount_adapters.adapter import Adapter
 from lensmount_adapters.backbones import Backbone
 from lensmount_server.bench import specimens
@@ -21,16 +16,6 @@ from lensmount_server.bench.packages import Specimen, Writer, shots
 from lensmount_server.engine.settings import EngineSettings
 
 RANK, BLOCKS, PICTURES = 16, 4, 2
-STOP_S = 20.0
-
-
-@dataclass(frozen=True)
-class Server:
-    """A server that runs: its address, its process number, its log."""
-
-    address: str
-    pid: int
-    log: Path
 
 
 @contextmanager
@@ -41,15 +26,8 @@ def server(backbone: Backbone, settings: EngineSettings, scratch: Path, module: 
     """
     weights, log = scratch / f"{backbone.name}.safetensors", scratch / "serve.log"
     save_file(backbone.model.state_dict(), weights)
-    command = _command(backbone, settings, weights, scratch / "data", module)
-    with (
-        log.open("w") as errors,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=os.environ) as process,  # noqa: S603 - our own
-    ):
-        try:
-            yield Server(_address(process, log), process.pid, log)
-        finally:
-            _stop(process)
+    with serving(_options(backbone, settings, weights, scratch / "data"), log, module) as started:
+        yield started
 
 
 def pair(backbone: Backbone) -> tuple[Adapter, Adapter]:
@@ -66,9 +44,8 @@ def packages(backbone: Backbone, adapters: Sequence[Adapter], scratch: Path) -> 
     return [writer.write(scratch / each.manifest.task, each, each.manifest.task) for each in adapters]
 
 
-def _command(backbone: Backbone, settings: EngineSettings, weights: Path, data_dir: Path, module: str) -> list[str]:
+def _options(backbone: Backbone, settings: EngineSettings, weights: Path, data_dir: Path) -> list[str]:
     options = {
-        "--address": "127.0.0.1:0",
         "--backbone": backbone.name,
         "--weights": weights,
         "--data-dir": data_dir,
@@ -79,20 +56,4 @@ def _command(backbone: Backbone, settings: EngineSettings, weights: Path, data_d
         "--merged-mib": settings.merged_mib,
         "--source-folder": data_dir.parent,
     }
-    words = [str(word) for option in options.items() for word in option]
-    return [sys.executable, "-m", module, "serve", "--json", *words]
-
-
-def _address(process: subprocess.Popen[str], log: Path) -> str:
-    line = process.stdout.readline() if process.stdout else ""
-    if not line:
-        raise UnavailableError("the server did not start", field="log", value=log, fix=log.read_text()[-2000:])
-    return str(json.loads(line)["address"])
-
-
-def _stop(process: subprocess.Popen[str]) -> None:
-    process.terminate()
-    try:
-        process.wait(STOP_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
+    return [str(word) for option in options.items() for word in option]

@@ -24,7 +24,7 @@ from lensmount_server.frames import Picture, Still
 from lensmount_server.kserve.models import DATATYPES, ENCODED, INPUTS, MAX_PICTURES, PICTURE, PIXEL_VALUES
 from lensmount_server.kserve.shared_memory import Place, place
 from lensmount_server.services.errors import MAX_MESSAGE_BYTES
-from lensmount_server.unscaled import cut_out, needs_scaling
+from lensmount_server.unscaled import needs_scaling
 from lensmount_server.video.limits import PictureLimits
 
 # What is cut out of so many bytes is done sooner than a thread is found for it.
@@ -64,10 +64,7 @@ class Raw:
 
     def rows(self, preprocessing: Preprocessing) -> list[Tensor]:
         """As training prepares them."""
-        _, height, width, _ = self.pixels.shape
-        if needs_scaling(height, width, preprocessing):
-            return [preprocessing.prepare(each) for each in self.pixels]
-        return [cut_out(each, preprocessing) for each in self.pixels]
+        return [Still(each).prepare(preprocessing) for each in self.pixels]
 
 
 @dataclass(frozen=True, eq=False)

@@ -156,7 +156,7 @@ class KServeService:
 
     async def TraceSetting(self, request: Any, context: Context) -> Any:
         """Not here."""
-        raise _not_here("tracing", "every response tells queue_ms and inference_ms; serve with --metrics for sums")
+        raise _not_here("tracing", "every response tells queue_ms and inference_ms; --metrics-address has sums")
 
     async def LogSettings(self, request: Any, context: Context) -> Any:
         """Not here."""

@@ -74,15 +74,11 @@ def show(reading: Reading, as_toml: bool, as_json: bool) -> None:
         click.echo("\n".join((_TOML_HEAD, *_toml())))
     elif as_json:
         print_json(
-            {each.name: {"value": _plain(each), "source": each.source, "where": each.where} for each in _all(reading)}
+            {each.name: {"value": _plain(each), "source": each.source, "where": each.where} for each in reading.found()}
         )
     else:
-        rows = ((each.name, _text(each.value), each.source, each.where) for each in _all(reading))
+        rows = ((each.name, _text(each.value), each.source, each.where) for each in reading.found())
         console().print(table("setting", "value", "source", "where", rows=rows))
-
-
-def _all(reading: Reading) -> list[Found]:
-    return reading.found()
 
 
 def _plain(each: Found) -> object:

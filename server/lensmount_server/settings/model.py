@@ -15,8 +15,9 @@ from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from lensmount_adapters.backbones.default import AUTO
-from lensmount_server.backends import Backend
-from lensmount_server.config import DEFAULT_ADDRESS, DEFAULT_METRICS, ServeConfig, default_data_dir, parse_address
+from lensmount_server.backends import TRITON_EXAMPLE, Backend
+from lensmount_server.config import DEFAULT_ADDRESS, DEFAULT_METRICS, ServeConfig, default_data_dir
+from lensmount_server.endpoints import parse_address
 from lensmount_server.engine.settings import DEFAULT_MERGED_MIB, Device, EngineName, EngineSettings, Precision
 from lensmount_server.hotset import HotLimits
 from lensmount_server.policy import parse_policy
@@ -34,7 +35,7 @@ _Scheme = Annotated[str, AfterValidator(str.lower), checked(lambda text: Address
 _Network = Annotated[str, checked(parse_network)]
 _Address = Annotated[str, checked(lambda text: parse_address(text, "address", DEFAULT_ADDRESS))]
 _Metrics = Annotated[str, checked(lambda text: text and parse_address(text, "metrics_address", DEFAULT_METRICS))]
-_Triton = Annotated[str, checked(lambda text: parse_address(text, "triton_url", "localhost:8001"))]
+_Triton = Annotated[str, checked(lambda text: parse_address(text, "triton_url", TRITON_EXAMPLE))]
 
 
 class Settings(BaseSettings):

@@ -11,7 +11,6 @@ import click
 from rich.console import Console
 
 from lensmount.cli import options
-from lensmount.errors import InvalidInputError
 from lensmount_training.bench.case import CASES
 from lensmount_training.progress import BarProgress
 
@@ -55,7 +54,7 @@ def train(  # noqa: PLR0913 - one for each option
 
     Both sides see the same pictures in the same number of epochs; what accuracy each reaches stands beside its time.
     """  # noqa: D301 - click wants the control character
-    names = _chosen(cases)
+    names = options.chosen(cases, CASES, "cases")
     from lensmount_adapters.backbones import load_backbone  # noqa: PLC0415 - torch takes seconds
     from lensmount_training.bench.material import Source  # noqa: PLC0415
     from lensmount_training.bench.running import measure  # noqa: PLC0415
@@ -77,12 +76,3 @@ def train(  # noqa: PLR0913 - one for each option
     console.print(table_of(report))
     for sentence in sentences(report):
         console.print(sentence, style="dim", highlight=False)
-
-
-def _chosen(text: str) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(filter(None, map(str.strip, text.split(",")))))
-    unknown = [name for name in names if name not in CASES]
-    if unknown or not names:
-        fix = f"choose from {', '.join(CASES)}"
-        raise InvalidInputError("no such case", field="cases", value=", ".join(unknown), fix=fix)
-    return names

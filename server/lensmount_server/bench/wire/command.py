@@ -9,7 +9,8 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from lensmount.errors import InvalidInputError, LensmountError
+from lensmount.cli import options
+from lensmount.errors import LensmountError
 from lensmount_server.bench.wire import tritonserver
 from lensmount_server.bench.wire.case import AGAINST_TRITON, CASES
 from lensmount_server.bench.wire.real import HOSTED
@@ -25,7 +26,7 @@ def run(
     engine: EngineSettings, cases: str, rounds: int, requests: int, backbone: str, folder: Path | None, *, as_json: bool
 ) -> None:
     """Measure, and show it."""
-    names = _chosen(cases)
+    names = options.chosen(cases, CASES, "cases")
     triton, missing = None, ""
     if {*AGAINST_TRITON, *HOSTED} & {*names}:
         try:
@@ -49,12 +50,3 @@ def run(
     console.print(table_of(report))
     if missing:
         console.print(f"Not measured: {missing}", style="yellow", highlight=False)
-
-
-def _chosen(text: str) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(filter(None, map(str.strip, text.split(",")))))
-    unknown = [name for name in names if name not in CASES]
-    if unknown or not names:
-        fix = f"choose from {', '.join(CASES)}"
-        raise InvalidInputError("no such case", field="cases", value=", ".join(unknown), fix=fix)
-    return names

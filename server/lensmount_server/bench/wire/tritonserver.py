@@ -20,10 +20,11 @@ import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from lensmount.errors import UnavailableError
+from lensmount.serving import ended
 
 FOLDER, VARIABLE = Path(".triton"), "LENSMOUNT_TRITON"
 FIX = f"run tests/install-triton in a checkout, or give --triton (or {VARIABLE}) the folder of a Triton"
-START_S, STOP_S = 600.0, 20.0
+START_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -64,28 +65,20 @@ def running(installed: Installed, repository: Path, models: Sequence[str], scrat
 
     Raises UnavailableError when it does not start.
     """
-    log, port = scratch / "triton.log", _free_port()
-    environment = _environment(installed, scratch / "python")
-    with log.open("ab") as out, _process(_command(installed, repository, models, port), out, environment) as process:
-        url = f"127.0.0.1:{port}"
+    log, port = scratch / "triton.log", free_port()
+    url, command = f"127.0.0.1:{port}", command_of(installed, repository, models, port)
+    environment = environment_of(installed, scratch / "python")
+    with (
+        log.open("ab") as out,
+        subprocess.Popen(command, stdout=out, stderr=out, env=environment) as process,  # noqa: S603 - our own
+        ended(process),
+    ):
         _wait_for(url, process, log)
         yield url
 
 
-@contextmanager
-def _process(command: Sequence[str], out: Any, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    with subprocess.Popen(command, stdout=out, stderr=out, env=environment) as process:  # noqa: S603 - our own
-        try:
-            yield process
-        finally:
-            process.terminate()
-            try:
-                process.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-
-def _command(installed: Installed, repository: Path, models: Sequence[str], port: int) -> list[str]:
+def command_of(installed: Installed, repository: Path, models: Sequence[str], port: int) -> list[str]:
+    """How it is started: on loopback, these models of a repository loaded, no others."""
     own = {
         "model-repository": repository,
         "backend-directory": installed.backends,
@@ -99,7 +92,7 @@ def _command(installed: Installed, repository: Path, models: Sequence[str], port
     return [str(installed.program), *options, *(f"--load-model={model}" for model in models)]
 
 
-def _environment(installed: Installed, python: Path) -> dict[str, str]:
+def environment_of(installed: Installed, python: Path) -> dict[str, str]:
     """What it runs in. Its stub looks for packages beside the first `python3` on PATH, and nowhere else."""
     venv.EnvBuilder(symlinks=True).create(python)
     site = Path(sysconfig.get_path("purelib", vars={"base": str(python), "platbase": str(python)}))
@@ -122,7 +115,8 @@ def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     raise UnavailableError("Triton did not start", field="triton", value=log, fix=told)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of loopback that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -1,4 +1,4 @@
-"""Both sides in turns: A B, B A, A B and so on, so that nobody always runs behind the same neighbour."""
+"""Both sides in turns, and what each of them found."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from lensmount_adapters.timing import turns
 from lensmount_server.bench.wire.load import Finding
 from lensmount_server.engine.settings import EngineSettings
 
@@ -32,11 +33,10 @@ def in_turns(sides: Mapping[str, Run], rounds: int, tell: Callable[[int], None])
     for run in sides.values():
         run()
     found: dict[str, list[Finding]] = {name: [] for name in sides}
-    for number in range(rounds):
-        order = list(sides.items())
-        for name, run in order if number % 2 == 0 else reversed(order):
-            found[name].append(run())
-        tell(number + 1)
+    for number, made in enumerate(turns(sides, rounds), 1):
+        for name, finding in made.items():
+            found[name].append(finding)
+        tell(number)
     return found
 
 
