@@ -165,5 +165,5 @@ def _told(member: Member) -> str:
     description = member.description
     if not member.ready or description is None:
         return f"{member.url} is away ({member.reason})"
-    memory = "shared memory" if member.shares_memory else "gRPC"
+    memory = "shared memory" if member.instance.shares_memory else "gRPC"
     return f"{member.url} has {description.engine} in {description.precision} on {description.device}, by {memory}"

@@ -51,7 +51,6 @@ class Member:
         self.away_since_s = time.perf_counter()
         self.reason = "it was not asked yet"
         self.description: Description | None = None
-        self.shares_memory = False
         self.frame_s = 0.0
         self.refused: dict[ContentHash, LensmountError] = {}
         self._wanted = wanted
@@ -66,7 +65,7 @@ class Member:
         """Ask what is there and bring it what is wanted; ready afterwards. Raises LensmountError."""
         description = self.instance.describe()
         self._check(self.url, description)
-        self.shares_memory = self.instance.share_memory()
+        self.instance.share_memory()
         self.refused = {}
         self._mounted = set(description.mounted)
         self._drop_strangers()

@@ -37,7 +37,7 @@ def here(kit: Kit) -> Engine:
 def test_every_task_of_every_frame(kit: Kit, triton: TritonServer, here: Engine, shared: bool) -> None:
     with asking(kit, triton) as engine:
         (member,) = fleet_of(engine).members
-        assert member.shares_memory  # it runs on this host
+        assert member.instance.shares_memory  # it runs on this host
         member.instance.shares_memory = shared
         jobs = everything(kit)
         answers = engine.run(jobs)
