@@ -8,7 +8,7 @@ import pytest
 
 from lensmount.errors import ConflictError, NotFoundError
 from lensmount.v1 import adapters_pb2
-from registering import Ref, asking, promote, register, roll_back
+from registering import Ref, asking, events, promote, register, roll_back
 from serving import Kit, Served, refused
 
 Rollback = adapters_pb2.RollbackRequest
@@ -114,18 +114,20 @@ async def test_an_idle_stream_is_not_waited_for_longer_than_asked(three: Served)
         done = await promote(three, 1, first_answer_timeout_ms=50)
         assert not done.HasField("first_answer_ms")
         assert await stream.version() == 1
+        newest = (await events(three))[-1].sequence
         moved = asyncio.ensure_future(promote(three, 2, first_answer_timeout_ms=60_000))
         async with asyncio.timeout(30):
-            await switched(three, 2)
+            assert await next_pointed(three, newest) == 2
         await promote(three, 3)  # nobody is answered by 2 any more
         async with asyncio.timeout(30):
             assert not (await moved).HasField("first_answer_ms")
         assert await stream.version() == 3
 
 
-async def switched(server: Served, version: int) -> None:
-    """Wait until the journal says that `live` was set to a version."""
-    async for event in server.adapters.WatchAdapters(adapters_pb2.WatchAdaptersRequest(after_sequence=0)):
-        if event.kind == adapters_pb2.AdapterEvent.KIND_ALIAS_SET and event.previous_version == 1:
-            assert event.adapter.version == version
-            return
+async def next_pointed(server: Served, after: int) -> int:
+    """The version that an alias is pointed at next after a change, once it took effect."""
+    request = adapters_pb2.WatchAdaptersRequest(after_sequence=after)
+    async for event in server.adapters.WatchAdapters(request):
+        if event.kind == adapters_pb2.AdapterEvent.KIND_ALIAS_SET:
+            return event.adapter.version
+    raise AssertionError("the watch ended")
