@@ -130,6 +130,11 @@ def test_a_dry_run_says_what_it_would_do_and_does_nothing(digits: Path, small: l
     plan = json.loads(invoke(*words, "--json").stdout.strip().splitlines()[-1])
     assert [step["name"] for step in plan["steps"]] == ["read", "audit", "split", "features", "lora", "sealed set"]
     assert plan["seconds_low"] == plan["seconds_high"] > 0
+    result = invoke(*words[:-5], "--dry-run", "--json")
+    tried = json.loads(result.stdout.strip().splitlines()[-1])["steps"]
+    (lora,) = (step for step in tried if step["name"] == "lora")
+    assert lora["what"].endswith("epochs of the last 2, 3, 5 or 8 of 8 segments")
+    assert not lora["certain"]
 
 
 def test_help_teaches_by_example() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lensmount.errors import InvalidInputError
@@ -28,6 +28,7 @@ recipes = st.builds(
 
 
 @given(recipes)
+@example(Recipe(data=Path("Straße"), task="grade", group_by="\x85"))
 def test_it_comes_back_as_it_was(recipe: Recipe) -> None:
     assert make_recipe(yaml.safe_load(recipe.as_yaml())) == recipe
 

@@ -35,7 +35,7 @@ from lensmount_training.progress import NoProgress
 from lensmount_training.recipe import Recipe, make_recipe
 from lensmount_training.sealed import openings
 from lensmount_training.split import split_file
-from lensmount_training.strategies import Problem, Strategy
+from lensmount_training.strategies import Lora, Problem, Strategy, Trained
 from lensmount_training.workflow import Run, train
 
 PLAIN = {"views": ("identity",), "audit": False}
@@ -350,6 +350,28 @@ def test_auto_tries_what_the_data_call_for_and_keeps_what_is_worth_it(
     best = max(run.choice.candidates[1:], key=lambda own: own.gain.difference, default=None)  # type: ignore[union-attr]
     kept = best is not None and best.gain is not None and best.gain.kept
     assert run.manifest.strategy == (best.learned.name if best and kept else "features")
+
+
+def test_auto_edits_as_deep_as_measurement_says_and_trains_no_depth_twice(
+    digits: Path, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[int] = []
+    usual = Lora.train
+
+    def counted(strategy: Lora, problem: Problem, context: Context) -> Trained:
+        trained.append(strategy.last_segments or 0)
+        return usual(strategy, problem, context)
+
+    monkeypatch.setattr(Lora, "train", counted)
+    monkeypatch.setattr(workflow, "domain_distance", lambda *_: Distance(0.9, "far", ""))
+    run = train(recipe(digits, "auto", epochs=4), tmp_path / "digit", backbone=backbone)
+    depth = run.choice.depth
+    assert depth is not None
+    assert sorted(trained) == sorted(own.last for own in depth.depths if own.last)
+    edited = {own.learned.name: len(own.learned.trained.edits) for own in run.choice.candidates}
+    assert edited.get("lora", 0) == depth.best.last
+    one = train(recipe(digits, "auto", epochs=4, last=2), tmp_path / "shallow", backbone=backbone)
+    assert one.choice.depth is None
 
 
 def test_a_disk_that_is_full_from_the_start_is_one_sentence(

@@ -17,6 +17,7 @@ from lensmount_training.progress import BarProgress
 from lensmount_training.recipe import Recipe, make_recipe, read_recipe
 
 T = TypeVar("T", bound=Callable[..., Any])
+LAST = "How many last segments are edited; auto: by accuracy and cost [half; lora with --strategy auto: auto]."
 PATH = click.Path(path_type=Path)
 
 EXAMPLES = options.examples(
@@ -50,8 +51,8 @@ def _model(command: T) -> T:
         ),
         click.option("--head", type=click.Choice(["probe", "dropout"]), help="features: solved, or trained [probe]."),
         click.option("--dropout", type=float, metavar="SHARE", help="features: of the trained head [0.3]."),
-        click.option("--last", metavar="N", help="How many last segments are edited; auto: by accuracy and cost."),
-        click.option("--rank", metavar="N", help="lora: rank [4, 8 or 16, by validation]."),
+        click.option("--last", metavar="N", help=LAST),
+        click.option("--rank", metavar="N", help="lora: rank [4, 8 or 16, by validation; 8 with --strategy auto]."),
         click.option("--targets", metavar="WHICH", help="lora: all-linear, qkv, q+v or convolutions [all-linear]."),
         click.option("--full", is_flag=True, default=None, help="finetune: all segments at once."),
         click.option("--as-lora", is_flag=True, default=None, help="finetune: give the result as LoRA, by SVD."),

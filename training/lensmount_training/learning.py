@@ -16,9 +16,9 @@ from lensmount_training.packing import adapter_of
 from lensmount_training.processes import current
 from lensmount_training.recipe import AUTO, Recipe
 from lensmount_training.stages import Kept, Learned, once
-from lensmount_training.strategies import Problem, Strategy
+from lensmount_training.strategies import Problem, Strategy, Trained
 
-# How deep edits go matters more than their rank, which is chosen afterwards.
+# How deep edits go matters more than their rank.
 SWEPT_RANK = 8
 
 
@@ -52,14 +52,15 @@ def learn(recipe: Recipe, problem: Problem, domain: str | None, context: Context
     candidates = [Candidate(baseline)]
     depth: Sweep | None = None
     for name in names:
-        last = recipe.last
-        if name == LORA and last == AUTO:
+        if name == LORA and recipe.measures_depth:
+            start = time.perf_counter()
             depth = _depth(recipe, problem, context)
-            last = current().same(depth.best.last)  # by time, which each process measures for itself
-        if last == 0:
+            learned = _at_depth(recipe, depth, problem, context, start)
+        else:
+            last = recipe.last if isinstance(recipe.last, int) else None
+            learned = _stage(strategy_of(recipe, name, last, full=full), problem, context)
+        if learned is None:
             continue
-        strategy = strategy_of(recipe, name, None if isinstance(last, str) else last, full=full)
-        learned = _stage(strategy, problem, context)
         own = gain(learned.validation, baseline.validation, problem.validation.targets, problem.kind, problem.seed)
         context.progress.say(f"{name}: {own} over the frozen backbone on the validation pictures")
         candidates.append(Candidate(learned, own))
@@ -89,15 +90,29 @@ def _smallest(problem: Problem) -> int:
 def _stage(strategy: Strategy, problem: Problem, context: Context) -> Learned:
     """Train, unless it was trained before the run was killed, and answer for the validation pictures."""
     own = context.below(strategy.name)
+    start = time.perf_counter()
+    return once(own.checkpoints, lambda: _learned(strategy.name, strategy.train(problem, own), problem, own, start))
 
-    def make() -> Learned:
-        start = time.perf_counter()
-        trained = strategy.train(problem, own)
-        bar = context.progress.bar("validating", len(problem.validation))
-        logits = predict_adapter(adapter_of(problem, trained), problem.backbone, problem.validation, bar)
-        return Learned(strategy.name, Kept.of(trained), logits, time.perf_counter() - start)
 
-    return once(own.checkpoints, make)
+def _learned(name: str, trained: Trained, problem: Problem, context: Context, start: float) -> Learned:
+    bar = context.progress.bar("validating", len(problem.validation))
+    logits = predict_adapter(adapter_of(problem, trained), problem.backbone, problem.validation, bar)
+    return Learned(name, Kept.of(trained), logits, time.perf_counter() - start)
+
+
+def _at_depth(recipe: Recipe, depth: Sweep, problem: Problem, context: Context, start: float) -> Learned | None:
+    """LoRA as deep as was found to be enough; None where that is not at all.
+
+    Where no ranks are tried, what the sweep trained is taken as it is.
+    """
+    last = current().same(depth.best.last)  # by time, which each process measures for itself
+    if last == 0:
+        return None
+    if recipe.tries_ranks:
+        return _stage(strategy_of(recipe, LORA, last), problem, context)
+    (found,) = [own.trained for own in depth.depths if own.last == last]
+    own = context.below(LORA)
+    return once(own.checkpoints, lambda: _learned(LORA, found, problem, own, start))
 
 
 def _depth(recipe: Recipe, problem: Problem, context: Context) -> Sweep:

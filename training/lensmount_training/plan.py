@@ -25,6 +25,7 @@ from lensmount_training.chooser import BASELINE, FINETUNE, LORA, propose
 from lensmount_training.costs import BATCH, segment_times
 from lensmount_training.data.listing import Listing
 from lensmount_training.data.reading import check_counts
+from lensmount_training.depth import usual_depths
 from lensmount_training.menu import strategy_of
 from lensmount_training.places import choose_out
 from lensmount_training.progress import Progress
@@ -118,7 +119,7 @@ def _steps(recipe: Recipe, listing: Listing, smallest: int, backbone: Backbone) 
     passes = (train * views + validation) * whole
     steps.append(Step(BASELINE, f"a head on the frozen backbone, {views} views: the floor", passes))
     for name in _names(recipe, smallest):
-        what, took = _descent(recipe, name, train, seconds)
+        what, took = _descent(recipe, name, train, backbone, seconds)
         certain = recipe.strategy != AUTO or bool(propose(smallest, None).names)
         steps.append(Step(name, what, took + passes, certain))
     steps.append(Step("sealed set", "opened once, after everything was chosen", sealed * whole))
@@ -131,19 +132,25 @@ def _names(recipe: Recipe, smallest: int) -> Sequence[str]:
     return propose(smallest, None).names or (FINETUNE, LORA)
 
 
-def _descent(recipe: Recipe, name: str, train: int, seconds: Sequence[float]) -> tuple[str, float]:
-    """Epochs of the tail that a strategy trains."""
+def _descent(recipe: Recipe, name: str, train: int, backbone: Backbone, seconds: Sequence[float]) -> tuple[str, float]:
+    """Epochs of the tails that a strategy trains, one for every depth and rank that it tries."""
     last = recipe.last if isinstance(recipe.last, int) else None
     strategy = strategy_of(recipe, name, last)
     if not isinstance(strategy, FineTune | Lora):
         return "", 0.0
-    epochs = strategy.schedule.epochs_for(train)
-    depth = last or math.ceil(len(seconds) / 2)
-    tail = sum(seconds[-depth:]) * BOTH_WAYS * epochs * train
-    what = f"{epochs} epochs of the last {depth} of {len(seconds)} segments"
-    if isinstance(strategy, Lora) and strategy.rank is None:
-        return f"{what}, at {len(RANKS)} ranks", len(RANKS) * tail
-    return what, tail
+    epochs, depths, ranks = strategy.schedule.epochs_for(train), [last or math.ceil(len(seconds) / 2)], 1
+    if isinstance(strategy, Lora):
+        depths = [own for own in usual_depths(backbone) if own] if recipe.measures_depth else depths
+        ranks = len(RANKS) if strategy.rank is None and recipe.tries_ranks else 1
+    what = f"{epochs} epochs of the last {_or([str(own) for own in depths])} of {len(seconds)} segments"
+    tails = depths[:-1] + [depths[-1]] * ranks
+    took = sum(sum(seconds[-own:]) for own in tails) * BOTH_WAYS * epochs * train
+    return f"{what}, at {ranks} ranks" if ranks > 1 else what, took
+
+
+def _or(words: Sequence[str]) -> str:
+    *most, last = words
+    return f"{', '.join(most)} or {last}" if most else last
 
 
 def _decoding(listing: Listing) -> float:

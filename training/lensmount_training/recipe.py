@@ -67,12 +67,24 @@ class Recipe(BaseModel):
     audit: bool = True
     require_recall: dict[str, Recall] = {}
 
+    @property
+    def measures_depth(self) -> bool:
+        """Whether LoRA goes as deep as measurement says: where that is asked for, or all is left to it."""
+        return self.last == AUTO or (self.strategy == AUTO and self.last is None)
+
+    @property
+    def tries_ranks(self) -> bool:
+        """Whether LoRA's rank is chosen by validation. Where all is left to measurement its depth is, not both."""
+        return self.rank == AUTO or (self.rank is None and not (self.strategy == AUTO and self.measures_depth))
+
     def as_yaml(self) -> str:
         """The choices that differ from the defaults, and those that every run has."""
         values = self.model_dump(mode="json", exclude_defaults=True)
         always = {name: getattr(self, name) for name in ("backbone", "seed", "strategy")}
         ordered = {name: {**values, **always}[name] for name in type(self).model_fields if name in {**values, **always}}
         text: str = yaml.safe_dump(ordered, sort_keys=False, allow_unicode=True)
+        if yaml.safe_load(text) != ordered:  # PyYAML folds Unicode's own line breaks unless they are escaped
+            text = yaml.safe_dump(ordered, sort_keys=False)
         return text
 
 
