@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,17 @@ def test_the_command_writes_a_repository(kit: Kit, tmp_path: Path) -> None:
     assert again.fingerprint == kit.backbone.fingerprint
 
 
+def test_a_triton_of_another_user_can_read_all_of_it(kit: Kit, tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        folder = export_triton(tmp_path, kit.backbone, EngineSettings())
+    finally:
+        os.umask(before)
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in [folder, *folder.rglob("*")]}
+    assert {mode for path, mode in modes.items() if path.is_file()} == {0o644}
+    assert {mode for path, mode in modes.items() if path.is_dir()} == {0o755}
+
+
 def test_an_earlier_export_makes_room_and_nothing_else_does(kit: Kit, tmp_path: Path) -> None:
     folder = export_triton(tmp_path, kit.backbone, EngineSettings())
     (folder / "1" / "old").touch()
@@ -52,7 +65,7 @@ def test_an_export_that_fails_leaves_what_was_there(kit: Kit, tmp_path: Path, mo
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lensmount_server.export.triton.save_file", full)
+    monkeypatch.setattr("lensmount_server.export.triton.save_tensors", full)
     with pytest.raises(OSError, match="No space"):
         export_triton(tmp_path, kit.backbone, EngineSettings(threads=3))
     assert (folder / "config.pbtxt").read_text() == before
