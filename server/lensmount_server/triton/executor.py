@@ -46,6 +46,11 @@ class TritonExecutor:
         self._counting = threading.Lock()
         self._threads = ThreadPoolExecutor(len(fleet.members), thread_name_prefix="part")
 
+    @property
+    def answers(self) -> bool:
+        """Whether a Triton is there that can be asked."""
+        return self._fleet.answers
+
     def mount(self, adapter: Adapter) -> None:
         """Bring the adapter's package to every Triton. Blocks; raises LensmountError where one refuses it."""
         self._fleet.mount(adapter.content_hash)
