@@ -49,7 +49,7 @@ instance_group [ {{ kind: KIND_MODEL count: 1 }} ]
 
 README = """# {backbone}, for Triton Inference Server
 
-Written by `lensmount export triton`. The folder that holds this one is a model repository:
+Written by `lensmount export triton`. The folder that holds this one is a model repository, FOLDER here:
 
     tritonserver --model-repository FOLDER
     lensmount serve --backend triton --triton-url HOST:8001 --backbone {backbone} --weights {weights}
@@ -71,7 +71,7 @@ def export_triton(repository: Path, backbone: Backbone, settings: EngineSettings
         tensors = {name: tensor.contiguous() for name, tensor in backbone.model.state_dict().items()}
         save_tensors(tensors, folder / "1" / WEIGHTS)
         (folder / "config.pbtxt").write_text(CONFIG_FILE.format(parameters=_parameters(backbone, settings)))
-        weights = f"{MODEL}/1/{WEIGHTS}"
+        weights = f"FOLDER/{MODEL}/1/{WEIGHTS}"
         (folder / "README.md").write_text(README.format(backbone=backbone.name, weights=weights))
     return repository / MODEL
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -26,6 +27,9 @@ def test_the_command_writes_a_repository(kit: Kit, tmp_path: Path) -> None:
         "README.md",
         "config.pbtxt",
     ]
+    named = re.search(r"--weights FOLDER(\S+)", (folder / "README.md").read_text())
+    assert named is not None
+    assert (tmp_path / named[1].lstrip("/")).is_file()
     config = (folder / "config.pbtxt").read_text()
     assert 'key: "precision" value: { string_value: "fp32" }' in config
     assert kit.backbone.fingerprint in config

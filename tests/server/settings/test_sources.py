@@ -255,7 +255,7 @@ def test_variables_that_are_no_settings_are_let_be(name: str, value: str, monkey
         ('minimum_metric = ["a=1", "a=2"]', "minimum_metric ({file}:1): given twice (got a=2)"),
         (
             'triton_url = ["http://127.0.0.1:8001"]',
-            "triton_url ({file}:1): an address, not a URL, is wanted (got http://127.0.0.1:8001). Fix: write 127.0.0.1:8001:",
+            "triton_url ({file}:1): an address, not a URL, is wanted (got http://127.0.0.1:8001). Fix: write 127.0.0.1",
         ),
         ('address = "0.0.0.0:50051/"', "address ({file}:1): an address, not a URL, is wanted"),
         ('metrics_address = "nowhere"', "metrics_address ({file}:1): not an address"),
