@@ -169,7 +169,8 @@ def _region_of(stub: int) -> str:
 def why_no_triton() -> str:
     """What is missing for a Triton here; empty where nothing is."""
     if not (HOME / ".ready-2.51").exists():
-        return "no Triton here: run tests/install-triton"
+        why_not = HOME / ".why-not-2.51"
+        return why_not.read_text().strip() if why_not.exists() else "no Triton here: run tests/install-triton"
     try:
         find(HOME)
     except UnavailableError as error:
