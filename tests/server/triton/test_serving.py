@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from safetensors.torch import save_file
 
 from factories import random_backbone
-from kserving import triton_of
+from kserving import shots_of, triton_of, triton_refused
 from lensmount.errors import IncompatibleError, LensmountError, UnavailableError
 from lensmount.v1 import inference_pb2
 from lensmount_server.backends import TRITON
@@ -157,6 +157,19 @@ async def test_it_is_not_ready_while_all_tritons_are_away(kit: Kit, tmp_path: Pa
         await asyncio.to_thread(triton.start)
         await until_told(server, there=True)
         assert misrouted(kit, [await ask(server, 0)]) == []
+
+
+async def test_a_request_that_a_frozen_triton_makes_late_is_told_so(
+    kit: Kit, tmp_path: Path, triton: TritonServer
+) -> None:
+    async with on(kit, tmp_path / "data", triton) as server, triton_of(server) as client:
+        await server.client.register(kit.defect[0].folder, alias="live")
+        await ask(server, 0)
+        triton.freeze()
+        call = client.infer("defect", shots_of(SHOTS[0]), timeout=1_000_000)
+        sentence = await triton_refused(call, "DEADLINE_EXCEEDED")
+        triton.thaw()
+    assert triton.url in sentence
 
 
 async def test_another_backbone_is_refused_at_the_start(kit: Kit, tmp_path: Path, triton: TritonServer) -> None:
