@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
 import pytest
 from tritonclient.grpc import service_pb2
 
-from triton_server import TritonServer, needs_triton
+from triton_server import SHARED, TritonServer, needs_triton
 
 pytestmark = pytest.mark.triton
 
@@ -74,3 +76,30 @@ def test_it_can_be_frozen_killed_and_started_again(server: TritonServer) -> None
         call(server, bytes(4), timeout=0.5)
     server.start()
     assert call(server, bytes(4))[0] == bytes(4)
+
+
+def gone(stub: int) -> bool:
+    """Whether a process has ended; one that nobody has waited for is there still, and has no command any more."""
+    try:
+        return not Path(f"/proc/{stub}/cmdline").read_bytes()
+    except OSError:
+        return True
+
+
+@pytest.mark.parametrize("alone", [True, False], ids=["it died before", "killed"])
+def test_nothing_is_left_of_one_that_was_killed(server: TritonServer, alone: bool) -> None:
+    left = server.stubs
+    assert len(left) == 1
+    assert all((SHARED / region).exists() for region in left.values())
+    if alone:
+        server.kill_alone()
+    server.kill()
+    try:
+        assert not any((SHARED / region).exists() for region in left.values())
+        for _ in range(500):
+            if all(map(gone, left)):
+                break
+            time.sleep(0.02)
+        assert all(map(gone, left))
+    finally:
+        server.start()

@@ -22,10 +22,16 @@ from lensmount_server.bench.wire.tritonserver import command_of, environment_of,
 ROOT = Path(__file__).parent.parent
 HOME = ROOT / ".triton"
 START_S = 200.0
+SHARED = Path("/dev/shm")  # noqa: S108 - where Linux keeps what shm_open names
+REGION = "triton_python_backend_shm_region_"
 
 
 class TritonServer:
-    """Serves a model repository, its models loaded. Kill it, stop it, start it again on the same port."""
+    """Serves a model repository, its models loaded. Kill it, stop it, start it again on the same port.
+
+    A Triton that is killed leaves the processes that run its models, and the shared memory that it had with them. They
+    are ended and removed here, by the numbers and names that were its own.
+    """
 
     def __init__(self, repository: Path, scratch: Path, models: Sequence[str] = ("lensmount",)) -> None:
         self.repository = repository
@@ -37,6 +43,7 @@ class TritonServer:
         self._environment = environment_of(installed, scratch / "python") | {"HF_HUB_OFFLINE": "1"}
         self._channel = grpc.insecure_channel(self.url)
         self.stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._left: dict[int, str] = {}
         self.start()
 
     @property
@@ -52,6 +59,7 @@ class TritonServer:
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log, env=self._environment)
         for _ in range(round(START_S / 0.1)):
             if self._ready():
+                self._note()
                 return
             if self._process.poll() is not None:
                 break
@@ -70,17 +78,30 @@ class TritonServer:
     def thaw(self) -> None:
         self._process.send_signal(signal.SIGCONT)
 
+    @property
+    def stubs(self) -> dict[int, str]:
+        """The processes that run its models, each with the shared memory that it has with the server."""
+        return {stub: region for stub in self._children() if (region := _region_of(stub))}
+
     def kill(self) -> None:
-        stubs = self._stubs()
+        """End the server without a chance to do anything, and what it leaves."""
+        self._note()
+        self.kill_alone()
+        for stub, region in self._left.items():
+            if _region_of(stub) == region:  # and not another process by the same number
+                with suppress(ProcessLookupError):
+                    os.kill(stub, signal.SIGKILL)
+            (SHARED / region).unlink(missing_ok=True)
+        self._left.clear()
+
+    def kill_alone(self) -> None:
+        """End the server, and leave what it leaves until `kill`."""
         with self._process:
             self._process.kill()
-        for stub in stubs:
-            with suppress(ProcessLookupError):
-                os.kill(stub, signal.SIGKILL)
 
     def kill_stubs(self) -> None:
         """End the processes that run the models; this Triton starts them again only when they are loaded anew."""
-        for stub in self._stubs():
+        for stub in self._children():
             os.kill(stub, signal.SIGKILL)
 
     def restart(self) -> None:
@@ -90,7 +111,7 @@ class TritonServer:
 
     def revive(self) -> None:
         """Let it run, whatever was done to it."""
-        if self._process.poll() is None and self._stubs():
+        if self._process.poll() is None and self._children():
             self.thaw()
         else:
             self.restart()
@@ -102,6 +123,7 @@ class TritonServer:
     def load(self) -> None:
         for model in self._models:
             self.stub.RepositoryModelLoad(service_pb2.RepositoryModelLoadRequest(model_name=model), timeout=60)
+        self._note()
 
     def __enter__(self) -> Self:
         return self
@@ -121,8 +143,12 @@ class TritonServer:
         stats = Path(f"/proc/{self._process.pid}/task").glob("*/stat")
         return [stat.read_text().rpartition(")")[2].split()[0] for stat in stats]
 
-    def _stubs(self) -> list[int]:
-        """The children of the server, by its own list."""
+    def _note(self) -> None:
+        """Remember what will have to be cleared away: one that is gone can not be asked."""
+        self._left |= self.stubs
+
+    def _children(self) -> list[int]:
+        """By the server's own list."""
         found: list[int] = []
         for task in Path(f"/proc/{self._process.pid}/task").glob("*/children"):
             with suppress(OSError):
@@ -130,11 +156,21 @@ class TritonServer:
         return found
 
 
+def _region_of(stub: int) -> str:
+    """What a process that runs a model was told to share; "" for any other process."""
+    try:
+        words = Path(f"/proc/{stub}/cmdline").read_text(errors="replace").split("\0")
+    except OSError:
+        return ""
+    return next((word for word in words if word.startswith(REGION)), "")
+
+
 @functools.cache
 def why_no_triton() -> str:
     """What is missing for a Triton here; empty where nothing is."""
     if not (HOME / ".ready-2.51").exists():
-        return "no Triton here: run tests/install-triton"
+        why_not = HOME / ".why-not-2.51"
+        return why_not.read_text().strip() if why_not.exists() else "no Triton here: run tests/install-triton"
     try:
         find(HOME)
     except UnavailableError as error:

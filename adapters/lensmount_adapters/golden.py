@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from lensmount.errors import IncompatibleError, InvalidInputError
 from lensmount_adapters.headers import Entry, read_tensors
 from lensmount_adapters.pictures import Pixels, check_sides
+from lensmount_adapters.saving import save_tensors
 
 MAX_PICTURES = 16
 MAX_SIDE = 512
@@ -38,7 +38,7 @@ class Golden:
 def write_golden(folder: Path, golden: Golden) -> None:
     """Write `golden.safetensors` into a package folder."""
     tensors = {f"picture.{i:02d}": torch.from_numpy(pixels) for i, pixels in enumerate(golden.pictures)}
-    save_file({**tensors, "logits": golden.logits.float().contiguous()}, folder / FILE)
+    save_tensors({**tensors, "logits": golden.logits.float().contiguous()}, folder / FILE)
 
 
 def check_golden_names(entries: Mapping[str, Entry]) -> None:

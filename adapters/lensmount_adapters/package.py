@@ -21,7 +21,6 @@ from pathlib import Path
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load as load_tensors
-from safetensors.torch import save_file
 from torch import Tensor
 
 from lensmount.errors import IncompatibleError, InvalidInputError, TooLargeError
@@ -37,6 +36,7 @@ from lensmount_adapters.golden import (
 from lensmount_adapters.headers import FLOATS, WHOLE, Entry, check_header, damage_named, read_entries, read_tensors
 from lensmount_adapters.lora import LoraConfig
 from lensmount_adapters.manifest import Manifest, invalid, parse_manifest
+from lensmount_adapters.saving import save_tensors
 
 MANIFEST_FILE = "task.json"
 CONFIG_FILE = "adapter_config.json"
@@ -189,7 +189,7 @@ def write_package(
         partial = Path(scratch) / folder.name
         partial.mkdir()
         (partial / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2) + "\n")
-        save_file({PREFIX + name: tensor.contiguous() for name, tensor in tensors.items()}, partial / TENSOR_FILE)
+        save_tensors({PREFIX + name: tensor.contiguous() for name, tensor in tensors.items()}, partial / TENSOR_FILE)
         write_golden(partial, golden)
         (partial / CARD_FILE).write_text(card)
         if lora is not None:

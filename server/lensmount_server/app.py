@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 from tritonclient.grpc import service_pb2_grpc as kserve_pb2_grpc
 
@@ -40,6 +40,7 @@ from lensmount_server.remembered import choose_backbone, remember_backbone
 from lensmount_server.scheduler import Scheduler
 from lensmount_server.services.adapters import AdapterService
 from lensmount_server.services.errors import TRANSPORT_BYTES, ErrorInterceptor
+from lensmount_server.services.health import health_of
 from lensmount_server.services.inference import InferenceService
 from lensmount_server.services.sources import SourceService
 from lensmount_server.sources.connecting import SourceOptions
@@ -72,6 +73,8 @@ SERVICES = [
     health.SERVICE_NAME,
     reflection.SERVICE_NAME,
 ]
+# Those that answer frames: they are healthy while the engine can.
+ANSWERING = [inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name, KSERVE]
 
 
 async def serve(config: ServeConfig, on_ready: Callable[[str, Backbone], None]) -> None:
@@ -128,7 +131,7 @@ async def running(config: ServeConfig, zygote: Zygote | None = None) -> AsyncIte
         kserve = KServeService(catalog)
         stack.callback(kserve.regions.close)
         kserve_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(kserve, server)
-        healthy = await _add_health(server)
+        healthy = await stack.enter_async_context(health_of(server, SERVICES, ANSWERING, engine))
         bound = kserve.port = _bind(server, host, port)
         await sources.restore()
         await server.start()
@@ -158,14 +161,6 @@ def _add_services(
     adapters_pb2_grpc.add_AdapterServiceServicer_to_server(AdapterService(catalog), server)
     sources_pb2_grpc.add_SourceServiceServicer_to_server(SourceService(catalog, sources, hub), server)
     reflection.enable_server_reflection(SERVICES, server)
-
-
-async def _add_health(server: grpc.aio.Server) -> health.aio.HealthServicer:
-    healthy = health.aio.HealthServicer()
-    for service in SERVICES:
-        await healthy.set(service, health_pb2.HealthCheckResponse.SERVING)
-    health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
-    return healthy
 
 
 def _bind(server: grpc.aio.Server, host: str, port: int) -> int:

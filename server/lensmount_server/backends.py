@@ -45,6 +45,6 @@ def open_backend(
     """
     if not urls:
         return open_engine(backbone, settings)
-    from lensmount_server.triton.opening import open_triton  # noqa: PLC0415 - only who has a Triton needs its client
+    from lensmount_server.triton.opening import open_triton  # noqa: PLC0415 - loaded by those alone who have a Triton
 
     return open_triton(backbone, urls, package)

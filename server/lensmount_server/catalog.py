@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from lensmount.errors import LensmountError, NotFoundError, UnavailableError
 from lensmount_adapters.adapter import Adapter, fit
 from lensmount_adapters.preprocessing import Preprocessing
+from lensmount_server.engine.runtime import Engine
 from lensmount_server.firsts import FirstAnswers
 from lensmount_server.following import Follower
 from lensmount_server.frames import Answer, Frame, Picture, VersionId, Want
@@ -60,6 +61,11 @@ class Catalog:
         self._firsts = FirstAnswers(self.follower.tell_first_answer)
         self.follower.on_turned = self._firsts.expect
         self._registrar = Registrar(registry, self.residency, scheduler, policy or Policy())
+
+    @property
+    def engine(self) -> Engine:
+        """What computes."""
+        return self._scheduler.engine
 
     async def load_aliases(self) -> None:
         """Learn what every alias points at, and follow that. Nothing is loaded before somebody asks for it."""

@@ -113,7 +113,7 @@ def _engine(config: ServeConfig, backbone: Backbone) -> Finding:
 
 
 def _triton(backbone: Backbone, url: str) -> Finding:
-    from lensmount_server.triton.fleet import examined  # noqa: PLC0415 - only who has a Triton needs its client
+    from lensmount_server.triton.fleet import examined  # noqa: PLC0415 - loaded by those alone who have a Triton
 
     try:
         return Finding(f"triton {url}", ok=True, detail=examined(backbone, url))

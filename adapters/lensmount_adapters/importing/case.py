@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from safetensors.torch import save_file
-
 from lensmount.errors import InvalidInputError
 from lensmount_adapters.backbones import Backbone, load_backbone
 from lensmount_adapters.importing.describing import choose_kind, choose_labels, choose_preprocessing, guess_backbone
@@ -19,6 +17,7 @@ from lensmount_adapters.importing.source import Source, read_source
 from lensmount_adapters.importing.trained import Trained, trained_on_timm, trained_on_vit
 from lensmount_adapters.importing.vit import base_in_timm, check_same_base, check_settings
 from lensmount_adapters.preprocessing import Preprocessing
+from lensmount_adapters.saving import save_tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +101,7 @@ def _backbone(request: Request, source: Source, base: Source | None) -> tuple[Ba
             "the file exists", field="save-weights", value=request.save_weights, fix="give a new name"
         )
     request.save_weights.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: own.contiguous() for name, own in base_in_timm(base).items()}, request.save_weights)
+    save_tensors({name: own.contiguous() for name, own in base_in_timm(base).items()}, request.save_weights)
     note = f"serve it with: lensmount serve --backbone {name} --weights {request.save_weights}"
     return load_backbone(name, request.save_weights), (note,)
 

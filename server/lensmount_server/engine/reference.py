@@ -28,6 +28,7 @@ class ReferenceExecutor:
 
     name = "reference"
     precision = "fp32"
+    answers = True
     batch_ms: Mapping[int, float] = MappingProxyType({})
     batch_sizes = ()
 

@@ -57,6 +57,11 @@ class Executor(Protocol):
         ...
 
     @property
+    def answers(self) -> bool:
+        """Whether it can answer now: what computes in this process always can."""
+        ...
+
+    @property
     def segment_rows(self) -> Sequence[int]:
         """Rows that went through each segment since the start."""
         ...
@@ -115,6 +120,11 @@ class Engine:
     def precision(self) -> str:
         """What it computes in: "fp32" or "bf16"."""
         return self.executor.precision
+
+    @property
+    def answers(self) -> bool:
+        """Whether it can answer now; where not, frames fail, and it may be able to later."""
+        return self.executor.answers
 
     @property
     def batch_ms(self) -> Mapping[int, float]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from safetensors.torch import save_file
-
 from lensmount_adapters.backbones import Backbone
+from lensmount_adapters.saving import save_tensors
 from lensmount_server.engine.settings import EngineSettings
 from lensmount_server.export.folder import new_folder
 from lensmount_server.triton.hosted import WEIGHTS
@@ -50,7 +49,7 @@ instance_group [ {{ kind: KIND_MODEL count: 1 }} ]
 
 README = """# {backbone}, for Triton Inference Server
 
-Written by `lensmount export triton`. The folder that holds this one is a model repository:
+Written by `lensmount export triton`. The folder that holds this one is a model repository, FOLDER here:
 
     tritonserver --model-repository FOLDER
     lensmount serve --backend triton --triton-url HOST:8001 --backbone {backbone} --weights {weights}
@@ -70,9 +69,9 @@ def export_triton(repository: Path, backbone: Backbone, settings: EngineSettings
         (folder / "1").mkdir()
         (folder / "1" / "model.py").write_text(MODEL_FILE)
         tensors = {name: tensor.contiguous() for name, tensor in backbone.model.state_dict().items()}
-        save_file(tensors, folder / "1" / WEIGHTS)
+        save_tensors(tensors, folder / "1" / WEIGHTS)
         (folder / "config.pbtxt").write_text(CONFIG_FILE.format(parameters=_parameters(backbone, settings)))
-        weights = f"{MODEL}/1/{WEIGHTS}"
+        weights = f"FOLDER/{MODEL}/1/{WEIGHTS}"
         (folder / "README.md").write_text(README.format(backbone=backbone.name, weights=weights))
     return repository / MODEL
 

@@ -52,6 +52,8 @@ class Repository:
 
     async def is_ready(self, want: Want) -> bool:
         """Whether a model can answer: now, or after it was loaded from disk."""
+        if not self._catalog.engine.answers:
+            return False
         try:
             version = self._catalog.version(want)
             if version is None:
@@ -83,8 +85,10 @@ class Repository:
 
     def _listed(self, alias: str, task: str, version: int, content_hash: str) -> Listed:
         where = self._catalog.residency.whereabouts(content_hash)
-        state = UNAVAILABLE if where.place is Place.QUARANTINED else READY
-        return Listed(models.name_of(task, alias), version, state, where.reason)
+        quarantined, engine = where.place is Place.QUARANTINED, self._catalog.engine
+        state = READY if engine.answers and not quarantined else UNAVAILABLE
+        reason = where.reason if engine.answers or quarantined else engine.choice.reason
+        return Listed(models.name_of(task, alias), version, state, reason)
 
     def _last_version(self, want: Want) -> int:
         """What an alias pointed at that is not there any more. Raises NotFoundError."""

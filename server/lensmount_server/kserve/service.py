@@ -55,8 +55,8 @@ class KServeService:
         return service_pb2.ServerLiveResponse(live=True)
 
     async def ServerReady(self, request: Any, context: Context) -> Any:
-        """Whether it answers: it listens when it does."""
-        return service_pb2.ServerReadyResponse(ready=True)
+        """Whether it can answer now."""
+        return service_pb2.ServerReadyResponse(ready=self._catalog.engine.answers)
 
     async def ModelReady(self, request: Any, context: Context) -> Any:
         """Whether a model can answer."""

@@ -6,7 +6,7 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,12 @@ FIELDS: Mapping[str, FieldInfo] = Settings.model_fields
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"
 # Variables of ours that are no setting of a server: the file's name, the client's, the bench's, the test suite's.
 OTHERS = frozenset(PREFIX + name for name in ("CONFIG", "SERVER", "KILLS", "TEST_DATA", "TRITON", "UPDATE_CONTRACT"))
-# What Kubernetes tells every container about a service that is called lensmount-something.
-_SERVICE_LINK = re.compile(r".*_(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
+# What Kubernetes tells every container about a service that is called lensmount-something; its address is a URL, and a
+# number under the same name is somebody's mistake.
+_SERVICE_LINK = re.compile(
+    r"\w+_(SERVICE_HOST=.*|SERVICE_PORT(_\w+)?=\d+|PORT(_\d+_(TCP|UDP|SCTP))?=\w+://.*"
+    r"|PORT_\d+_(TCP|UDP|SCTP)_(PROTO|PORT|ADDR)=.*)"
+)
 _WORDS = {
     "int_type": "not a whole number",
     "greater_than_equal": "too small",
@@ -102,7 +106,10 @@ def flags(given: Mapping[str, Any]) -> Layer:
 def environment() -> Layer:
     """What the environment says; lists are written with commas."""
     unknown = [name for name, value in os.environ.items() if _looks_like_a_setting(name, value)]
-    problems = tuple(Problem("", name, "no such setting", "", _nearest(name, variable)) for name in sorted(unknown))
+    problems = tuple(
+        Problem("", name, "no such setting", "", _nearest(name, variable, ("config", "server")))
+        for name in sorted(unknown)
+    )
     return Layer("environment", _Environment(Settings)(), variable, problems)
 
 
@@ -143,13 +150,15 @@ def _lines(text: str) -> dict[str, int]:
 
 
 def _looks_like_a_setting(name: str, value: str) -> bool:
-    known = name in OTHERS or name.removeprefix(PREFIX).lower() in FIELDS
-    return name.startswith(PREFIX) and bool(value) and not known and not _SERVICE_LINK.fullmatch(name)
+    """Whether somebody means a setting that is none; names are in capitals, and others are told so."""
+    known = name in OTHERS or name in map(variable, FIELDS)
+    ours = name.upper().startswith(PREFIX)
+    return ours and bool(value) and not known and not _SERVICE_LINK.fullmatch(f"{name}={value}")
 
 
-def _nearest(name: str, written: Callable[[str], str]) -> str:
-    word = name.removeprefix(PREFIX).lower().replace("-", "_")
-    near = difflib.get_close_matches(word, FIELDS, 1)
+def _nearest(name: str, written: Callable[[str], str], others: Iterable[str] = ()) -> str:
+    word = name.upper().removeprefix(PREFIX).lower().replace("-", "_")
+    near = difflib.get_close_matches(word, [*FIELDS, *others], 1)
     return f"did you mean {written(near[0])}?" if near else "lensmount config show lists all settings"
 
 

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 
 from torch import Tensor
 
-from lensmount.errors import LensmountError, ServerError, UnavailableError
+from lensmount.errors import DeadlineError, LensmountError, ServerError, UnavailableError
 from lensmount_adapters.adapter import Adapter
 from lensmount_server.engine.plan import Pass
 from lensmount_server.triton.balancing import joined, shares, split
@@ -26,6 +26,8 @@ LIMIT_S = 10.0
 # time is over, or so many seconds.
 TOO_SLOW = 4
 PATIENT_S = 2.0
+# With less time than this nobody is asked any more. gRPC's own clock may end a call some milliseconds early.
+LEAST_S = 0.01
 
 
 class TritonExecutor:
@@ -45,6 +47,11 @@ class TritonExecutor:
         self.segment_rows = [0] * segments
         self._counting = threading.Lock()
         self._threads = ThreadPoolExecutor(len(fleet.members), thread_name_prefix="part")
+
+    @property
+    def answers(self) -> bool:
+        """Whether a Triton is there that can be asked."""
+        return self._fleet.answers
 
     def mount(self, adapter: Adapter) -> None:
         """Bring the adapter's package to every Triton. Blocks; raises LensmountError where one refuses it."""
@@ -67,9 +74,21 @@ class TritonExecutor:
     def run(self, work: Pass, pictures: Tensor) -> list[Tensor]:
         """Logits (frames, labels) of each group of `work`, in the order of its groups and their frames.
 
-        Raises UnavailableError where no Triton answers in time, ServerError for answers that can not be right, and
-        the hosted engine's own errors.
+        Raises DeadlineError when the time of `work` is over, UnavailableError where no Triton answers, ServerError for
+        answers that can not be right, and the hosted engine's own errors.
         """
+        if work.until_s <= time.perf_counter():
+            fix = "give it more time, or ask for fewer frames a second"
+            raise DeadlineError("its time was over before a Triton was asked", field="deadline", fix=fix)
+        try:
+            return self._run(work, pictures)
+        except UnavailableError as error:
+            if work.until_s - time.perf_counter() >= LEAST_S:
+                raise
+            message = f"not answered in time by {error.value}: {error.message}"
+            raise DeadlineError(message, field="deadline", fix=error.fix) from error
+
+    def _run(self, work: Pass, pictures: Tensor) -> list[Tensor]:
         until_s = min(work.until_s, time.perf_counter() + LIMIT_S)
         members = self._fleet.ready(until_s)
         sizes = shares(len(work.frames), [member.frame_s for member in members])
@@ -92,19 +111,22 @@ class TritonExecutor:
         try:
             return self._on(member, work, pictures, self._limit(member, work, until_s))
         except LensmountError as error:
-            if time.perf_counter() >= until_s:
-                raise
             again = self._again(member, error, until_s)
         return self._on(again, work, pictures, until_s - time.perf_counter())
 
     def _again(self, member: Member, error: LensmountError, until_s: float) -> Member:
-        """Where to ask once more. What one answered wrongly only another is asked, and the one rests; else raises."""
+        """Where to ask once more. What one answered wrongly only another is asked, and the one rests.
+
+        Raises the error where there is nobody to ask, or no time.
+        """
         try:
             ready = self._fleet.ready(until_s, None if isinstance(error, UnavailableError) else member)
         except UnavailableError:
             if isinstance(error, UnavailableError):
                 raise
             raise error from None
+        if until_s - time.perf_counter() < LEAST_S:
+            raise error
         if isinstance(error, ServerError):
             member.lost(error)
         others = [each for each in ready if each is not member] or ready

@@ -48,6 +48,11 @@ class Fleet:
         return [member.description for member in self.members if member.description is not None]
 
     @property
+    def answers(self) -> bool:
+        """Whether one of them may be asked now."""
+        return any(member.ready for member in self.members)
+
+    @property
     def reason(self) -> str:
         """Each Triton and how it is, for people."""
         return f"computed by Triton: {'; '.join(map(_told, self.members))}"

@@ -18,6 +18,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from lensmount.errors import IncompatibleError, LensmountError, TooLargeError, UnavailableError
 from lensmount_server.engine.plan import Pass
 from lensmount_server.triton import messages
+from lensmount_server.triton.mapped import Mapped
 from lensmount_server.triton.shared import Region
 from lensmount_server.triton.wire import (
     FIX,
@@ -75,7 +76,7 @@ class Instance:
         self._channel = grpc.insecure_channel(url, OPTIONS)
         self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._numbers = itertools.count(1)
-        self._region: Region | None = None
+        self._mapped = Mapped(self._stub)
         self.shares_memory = False
         self._turn = threading.Lock()
         self._closed = False
@@ -92,12 +93,14 @@ class Instance:
 
     def share_memory(self) -> None:
         """Find out whether pictures can go through memory that the Triton maps too; from now on they do."""
-        self.shares_memory, self._region = True, None
+        self.shares_memory = True
+        self._mapped.leave()
         probe = torch.frombuffer(bytearray(secrets.token_bytes(3 * 32 * 32)), dtype=torch.uint8).view(1, 3, 32, 32)
         try:
             request = self._request(Op.LOOK)
             seen = self._call(request, CALL_S, self._with(probe, CALL_S)).seen
             self.shares_memory = seen == hashlib.sha256(probe.numpy().tobytes()).hexdigest()
+            self._mapped.sweep()
         except LensmountError:
             self.shares_memory = False
 
@@ -154,6 +157,7 @@ class Instance:
         finally:
             self._turn.release()
         reply = self._read(outputs, request)
+        self._mapped.sweep()
         return read_logits(outputs, expected, self.url), reply.segment_rows
 
     def give_up(self) -> None:
@@ -169,8 +173,7 @@ class Instance:
     def close(self) -> None:
         """Let go of the Triton."""
         self.stop()
-        if self._region is not None:
-            self._unregister(self._region)
+        self._mapped.close()
         self._channel.close()
 
     def _request(self, op: Op, content_hash: ContentHash = "", **more: Any) -> Request:
@@ -235,29 +238,7 @@ class Instance:
         return lambda message: messages.with_shared_pictures(message, region.name, pictures.numel(), shape)
 
     def _region_of(self, size_bytes: int, limit_s: float) -> Region | None:
-        """A region of at least so many bytes which the Triton has mapped; None where there is no memory for it."""
-        if self._region is not None and self._region.size_bytes >= size_bytes:
-            return self._region
-        size_bytes = 1 << (size_bytes - 1).bit_length()  # so that it does not grow with every batch
         try:
-            old, region = self._region, Region(size_bytes)
-        except OSError:
-            return None
-        request = service_pb2.SystemSharedMemoryRegisterRequest(name=region.name, key=region.key, byte_size=size_bytes)
-        try:
-            self._stub.SystemSharedMemoryRegister(request, timeout=limit_s)
+            return self._mapped.of(size_bytes, limit_s)
         except grpc.RpcError as error:
             raise self._error(error, limit_s) from error
-        finally:
-            region.forget_name()
-        self._region = region
-        if old is not None:
-            self._unregister(old)
-        return region
-
-    def _unregister(self, region: Region) -> None:
-        request = service_pb2.SystemSharedMemoryUnregisterRequest(name=region.name)
-        try:
-            self._stub.SystemSharedMemoryUnregister(request, timeout=CALL_S)
-        except grpc.RpcError:
-            return  # it is gone, and the region with it

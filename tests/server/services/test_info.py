@@ -16,10 +16,12 @@ import lensmount
 from factories import pictures
 from lensmount import IncompatibleError, Residency
 from lensmount.v1 import inference_pb2
+from lensmount_server.app import ANSWERING
 from lensmount_server.config import ServeConfig
 from lensmount_server.engine.choice import Candidate, measured
 from lensmount_server.engine.cpu.costs import CostTable
 from lensmount_server.engine.opening import cpu_executor
+from lensmount_server.engine.reference import ReferenceExecutor
 from lensmount_server.engine.runtime import Engine
 from lensmount_server.engine.settings import EngineSettings
 from lensmount_server.hotset import HotLimits
@@ -182,6 +184,33 @@ async def test_health_is_told_for_the_server_and_each_service(server: Served) ->
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.Check(health_pb2.HealthCheckRequest(service="lensmount.v1.WeatherService"))
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def statuses(server: Served) -> dict[str, int]:
+    asked = [health_pb2.HealthCheckRequest(service=service) for service in ("", *SERVICES)]
+    return {each.service: (await health(server).Check(each)).status for each in asked}
+
+
+async def test_only_what_answers_frames_is_unhealthy_while_the_engine_can_not(
+    server: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[int] = []
+
+    async def watch() -> None:
+        async for answer in health(server).Watch(health_pb2.HealthCheckRequest()):
+            told.extend([answer.status])
+
+    watching = asyncio.create_task(watch())
+    await eventually(lambda: told == [SERVING], "the first state")
+    with monkeypatch.context() as away:
+        away.setattr(ReferenceExecutor, "answers", False)
+        await eventually(lambda: told == [SERVING, NOT_SERVING], "the engine's absence")
+        found = await statuses(server)
+        assert {service for service, status in found.items() if status == NOT_SERVING} == {"", *ANSWERING}
+        assert {service for service, status in found.items() if status == SERVING} == {*SERVICES} - {*ANSWERING}
+    await eventually(lambda: told == [SERVING, NOT_SERVING, SERVING], "its return")
+    assert set((await statuses(server)).values()) == {SERVING}
+    watching.cancel()
 
 
 async def test_health_can_be_watched_until_the_server_stops(kit: Kit, tmp_path: Path) -> None:

@@ -195,9 +195,21 @@ def test_a_slip_of_the_finger_is_told_the_nearest_name(name: str, data: st.DataO
     assert problem.fix == f"did you mean {name}?"
 
 
-@pytest.mark.parametrize(("name", "near"), [("LENSMOUNT_HOT_ADAPTER", "LENSMOUNT_HOT_ADAPTERS"), ("LENSMOUNT_X", "")])
-def test_an_unknown_variable_is_refused(name: str, near: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(name, "8")
+@pytest.mark.parametrize(
+    ("name", "value", "near"),
+    [
+        ("LENSMOUNT_HOT_ADAPTER", "8", "did you mean LENSMOUNT_HOT_ADAPTERS?"),
+        ("lensmount_hot_adapter", "8", "did you mean LENSMOUNT_HOT_ADAPTERS?"),
+        ("lensmount_hot_adapters", "8", "did you mean LENSMOUNT_HOT_ADAPTERS?"),
+        ("Lensmount_Config", "lensmount.toml", "did you mean LENSMOUNT_CONFIG?"),
+        ("LENSMOUNT_METRICS_PORT", "9999", "did you mean LENSMOUNT_METRICS_ADDRESS?"),
+        ("LENSMOUNT_PORT", "50051", "lensmount config show"),
+        ("LENSMOUNT_PORT_50051", "tcp://10.0.0.7:50051", "lensmount config show"),
+        ("LENSMOUNT_X", "8", "lensmount config show"),
+    ],
+)
+def test_an_unknown_variable_is_refused(name: str, value: str, near: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
     with pytest.raises(InvalidInputError, match="no such setting") as caught:
         read({}, None).config()
     assert caught.value.field == name
@@ -211,7 +223,10 @@ def test_an_unknown_variable_is_refused(name: str, near: str, monkeypatch: pytes
         ("LENSMOUNT_TEST_DATA", "/data"),
         ("LENSMOUNT_HOT_ADAPTER", ""),
         ("LENSMOUNT_PORT", "tcp://10.0.0.7:50051"),
+        ("LENSMOUNT_METRICS_PORT", "tcp://10.0.0.7:9464"),
+        ("LENSMOUNT_PORT_50051_TCP", "tcp://10.0.0.7:50051"),
         ("LENSMOUNT_PORT_50051_TCP_ADDR", "10.0.0.7"),
+        ("LENSMOUNT_SERVICE_HOST", "10.0.0.7"),
         ("LENSMOUNT_SERVICE_PORT_GRPC", "50051"),
         ("LENSMOUNT_POSTGRESQL_SERVICE_HOST", "10.0.0.8"),
     ],
@@ -238,6 +253,11 @@ def test_variables_that_are_no_settings_are_let_be(name: str, value: str, monkey
         ('source_network = ["10.0.0.1/8"]', "source_network ({file}:1): not a network (got 10.0.0.1/8)"),
         ('source_scheme = ["gopher"]', "source_scheme ({file}:1): no such kind of source here (got gopher)"),
         ('minimum_metric = ["a=1", "a=2"]', "minimum_metric ({file}:1): given twice (got a=2)"),
+        (
+            'triton_url = ["http://127.0.0.1:8001"]',
+            "triton_url ({file}:1): an address, not a URL, is wanted (got http://127.0.0.1:8001). Fix: write 127.0.0.1",
+        ),
+        ('address = "0.0.0.0:50051/"', "address ({file}:1): an address, not a URL, is wanted"),
         ('metrics_address = "nowhere"', "metrics_address ({file}:1): not an address"),
         ('registry = "mysql://mia:pw@db/x"', "registry ({file}:1): SQLite or PostgreSQL expected (got mysql)"),
         ("[server]\nthreads = 4", "{file}:1: no such setting (got server). Fix: there are no sections"),

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from safetensors.torch import save_file
 
 from factories import random_backbone
+from kserving import shots_of, triton_of, triton_refused
 from lensmount.errors import IncompatibleError, LensmountError, UnavailableError
 from lensmount.v1 import inference_pb2
 from lensmount_server.backends import TRITON
@@ -117,6 +119,57 @@ async def test_it_answers_again_when_the_triton_is_back(kit: Kit, tmp_path: Path
         await loading
     assert misrouted(kit, rows) == []
     assert all(isinstance(error, UnavailableError) and error.field == "triton" for error in errors)
+
+
+async def ready(server: Served) -> dict[str, bool]:
+    """What is told of the server, by each way to ask."""
+    check: Any = health_pb2_grpc.HealthStub(server.channel)
+    told = [await check.Check(health_pb2.HealthCheckRequest(service=each)) for each in ("", "grpc.health.v1.Health")]
+    async with triton_of(server) as client:
+        index = (await client.get_model_repository_index()).models
+        return {
+            "health": told[0].status == health_pb2.HealthCheckResponse.SERVING,
+            "alive": told[1].status == health_pb2.HealthCheckResponse.SERVING and await client.is_server_live(),
+            "server": await client.is_server_ready(),
+            "model": await client.is_model_ready("defect"),
+            "index": {each.state for each in index} == {"READY"},
+        }
+
+
+async def until_told(server: Served, *, there: bool) -> None:
+    wanted = {"health": there, "alive": True, "server": there, "model": there, "index": there}
+    for _ in range(round(PATIENCE_S / 0.05)):
+        if await ready(server) == wanted:
+            return
+        await asyncio.sleep(0.05)
+    pytest.fail(f"told wrongly: {await ready(server)}")
+
+
+async def test_it_is_not_ready_while_all_tritons_are_away(kit: Kit, tmp_path: Path, triton: TritonServer) -> None:
+    async with on(kit, tmp_path / "data", triton) as server:
+        await server.client.register(kit.defect[0].folder, alias="live")
+        await until_told(server, there=True)
+        triton.kill()
+        await until_told(server, there=False)
+        async with triton_of(server) as client:
+            (listed,) = (await client.get_model_repository_index()).models
+        assert f"{triton.url} is away" in listed.reason
+        await asyncio.to_thread(triton.start)
+        await until_told(server, there=True)
+        assert misrouted(kit, [await ask(server, 0)]) == []
+
+
+async def test_a_request_that_a_frozen_triton_makes_late_is_told_so(
+    kit: Kit, tmp_path: Path, triton: TritonServer
+) -> None:
+    async with on(kit, tmp_path / "data", triton) as server, triton_of(server) as client:
+        await server.client.register(kit.defect[0].folder, alias="live")
+        await ask(server, 0)
+        triton.freeze()
+        call = client.infer("defect", shots_of(SHOTS[0]), timeout=1_000_000)
+        sentence = await triton_refused(call, "DEADLINE_EXCEEDED")
+        triton.thaw()
+    assert triton.url in sentence
 
 
 async def test_another_backbone_is_refused_at_the_start(kit: Kit, tmp_path: Path, triton: TritonServer) -> None:

@@ -113,7 +113,8 @@ def test_on_a_triton(tmp_path: Path, tiny: Sequence[str | Path], own_files: tupl
     exported = CliRunner().invoke(cli, ["export", "triton", *map(str, (tmp_path / "models", *tiny))])
     assert exported.exit_code == 0, exported.stderr
     with TritonServer(tmp_path / "models", tmp_path) as triton:
-        options = (*tiny, "--data", data, "--task", "floor", "--clip", clip, "--triton-url", triton.url)
+        computed = ("--backend", "triton", "--triton-url", triton.url)
+        options = (*tiny, "--data", data, "--task", "floor", "--clip", clip, *computed)
 
         outcome = demo("--out", tmp_path / "demo", *options)
 
@@ -163,6 +164,8 @@ def some_of(source: Path, target: Path, labels: Sequence[str], count: int) -> Pa
         (["--clip", "nothing.mp4", "--source", "rtsp://127.0.0.1/x"], "source"),
         (["--clip", "nothing.mp4"], "clip"),
         (["--data", "x", "--data", "y", "--task", "a", "--task", "a"], "task"),
+        (["--backend", "triton"], "triton-url: no Triton is named"),
+        (["--backend", "torch", "--triton-url", "localhost:8001"], "backend: Tritons are named, and not asked"),
     ],
 )
 def test_options_that_do_not_go_together(tmp_path: Path, options: list[str], field: str) -> None:
@@ -171,6 +174,17 @@ def test_options_that_do_not_go_together(tmp_path: Path, options: list[str], fie
     assert done.exit_code == 2
     assert field in done.stderr
     assert not (tmp_path / "demo").exists()
+
+
+@pytest.mark.parametrize("backend", [["--backend", "triton"], []], ids=["said", "implied by the address"])
+def test_a_triton_that_is_named_is_asked(tmp_path: Path, tiny: Sequence[str | Path], backend: list[str]) -> None:
+    options = ["--out", str(tmp_path / "demo"), *map(str, tiny), *backend, "--triton-url", "127.0.0.1:9"]
+
+    done = CliRunner().invoke(cli, ["demo", *options])
+
+    assert done.exit_code == 4
+    assert "127.0.0.1:9" in done.stderr
+    assert "tritonserver" in done.stderr
 
 
 def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:

@@ -27,6 +27,8 @@ from lensmount_training.demo.tasks import Learned, Lesson, learn
 from lensmount_training.progress import Bar, BarProgress, Progress
 
 MARK = ".lensmount-demo"
+TRITON = "triton"
+TRITON_EXAMPLE = "--backend triton --triton-url localhost:8001"
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class DemoConfig:
     seconds: float
     backbone: str
     weights: Path | None
+    backend: str | None
     triton_url: tuple[str, ...]
     seed: int
 
@@ -58,6 +61,11 @@ class DemoConfig:
         if self.data and not (self.clip or self.source):
             fix = "add --clip FILE, or --source URL, with your own --data"
             raise InvalidInputError("a video of your own is needed", field="clip", fix=fix)
+        if self.backend == TRITON and not self.triton_url:
+            raise InvalidInputError("no Triton is named", field="triton-url", fix=f"give {TRITON_EXAMPLE}")
+        if self.backend not in {None, TRITON} and self.triton_url:
+            fix = f"give {TRITON_EXAMPLE}, or leave --triton-url out"
+            raise InvalidInputError("Tritons are named, and not asked", field="backend", value=self.backend, fix=fix)
         if self.clip:
             open_clip(self.clip).close()
 
@@ -76,11 +84,11 @@ class DemoConfig:
 @click.option("--backbone", default="tf_efficientnet_lite0", show_default=True, help="timm's name of the shared model.")
 @click.option("--weights", type=click.Path(path_type=Path, dir_okay=False), help="Its weights (safetensors).")
 @click.option(
-    "--triton-url",
-    multiple=True,
-    metavar="HOST:PORT",
-    help="Have it computed by this Triton, as `lensmount serve` does.",
+    "--backend",
+    type=click.Choice(("torch", TRITON)),
+    help="Where the server computes, as `lensmount serve` has it; triton, where a --triton-url is given.",
 )
+@click.option("--triton-url", multiple=True, metavar="HOST:PORT", help="The gRPC of a Triton that computes for it.")
 @click.option("--seed", default=0, show_default=True, help="Decides every pixel and every weight.")
 @click.option("--json", "as_json", is_flag=True, help="The last line is one JSON object.")
 def demo(as_json: bool, **options: object) -> None:

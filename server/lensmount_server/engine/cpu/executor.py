@@ -47,6 +47,8 @@ class CpuExecutor:
     `segment_rows` counts the rows that went through each segment since the start.
     """
 
+    answers = True
+
     def __init__(
         self,
         backbone: Backbone,

@@ -61,6 +61,7 @@ class CudaExecutor:
     """
 
     name = "cuda"
+    answers = True
     batch_ms: Mapping[int, float] = MappingProxyType({})
 
     def __init__(
