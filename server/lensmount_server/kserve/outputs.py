@@ -14,7 +14,7 @@ from lensmount.errors import InvalidInputError
 from lensmount_server.frames import Answer
 from lensmount_server.hotset import Mounted
 from lensmount_server.kserve.models import DATATYPES, LABELS, SCORES, decisions
-from lensmount_server.kserve.parameters import final_wanted, whole
+from lensmount_server.kserve.parameters import whole
 from lensmount_server.kserve.shared_memory import Place, place
 
 Check = Callable[[Place, str], None]
@@ -80,8 +80,6 @@ def response(
     facts["inference_ms"].double_param = max(answer.inference_ms for answer in answers)
     for each in wanted:
         _add(made, each, mounted, answers, write)
-    if request.parameters and final_wanted(request.parameters):
-        facts["triton_final_response"].bool_param = True
     return made
 
 

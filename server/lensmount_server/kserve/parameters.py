@@ -50,9 +50,3 @@ def terms(parameters: Parameters, source: str, left_s: float | None) -> Terms:
     priority = priority_number(whole(parameters, "priority", "parameters") or 0, "parameters.priority")
     limits = [each for each in (left_s, timeout / 1e6 or None) if each is not None]
     return Terms(source, priority, min(limits, default=None))
-
-
-def final_wanted(parameters: Parameters) -> bool:
-    """Whether a stream's client asks to be told which response is the last one to a request."""
-    name = "triton_enable_empty_final_response"
-    return name in parameters and bool(parameters[name].bool_param)

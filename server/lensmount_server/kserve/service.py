@@ -36,6 +36,8 @@ EXTENSIONS = (
     "statistics",
     "system_shared_memory",
 )
+# On every response of a stream, as there is one to a request.
+FINAL = "triton_final_response"
 DURATIONS = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output")
 
 
@@ -184,6 +186,7 @@ class KServeService:
         made = service_pb2.ModelStreamInferResponse
         try:
             answer = await self._inferring.infer(request, asking, context.time_remaining())
+            answer.parameters[FINAL].bool_param = True
             return made(infer_response=answer)
         except Exception as error:  # noqa: BLE001 - what is wrong with one request ends no other
             return _failed(request, known(error))
@@ -192,6 +195,7 @@ class KServeService:
 def _failed(request: Any, error: LensmountError) -> Any:
     """The error of one request of a stream; clients that see the sentence alone find its id there."""
     ours = service_pb2.ModelInferResponse(model_name=request.model_name[: models.MAX_NAME], id=request.id)
+    ours.parameters[FINAL].bool_param = True
     about = f"[request id: {request.id[:100]}] " if request.id else ""
     return service_pb2.ModelStreamInferResponse(error_message=about + sentence(error), infer_response=ours)
 
