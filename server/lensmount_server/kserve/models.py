@@ -59,8 +59,8 @@ def name_of(task: str, alias: str) -> str:
     return task if alias == LIVE else f"{task}@{alias}"
 
 
-def metadata(name: str, version: VersionId, manifest: Manifest) -> Any:
-    """A ModelMetadataResponse; shapes begin with the number of pictures, -1 is any."""
+def metadata(name: str, manifest: Manifest, versions: Iterable[int]) -> Any:
+    """A ModelMetadataResponse that lists `versions`; shapes begin with the number of pictures, -1 is any."""
     tensors = [
         [
             service_pb2.ModelMetadataResponse.TensorMetadata(name=own, datatype=DATATYPES[own], shape=[-1, *dims])
@@ -70,15 +70,15 @@ def metadata(name: str, version: VersionId, manifest: Manifest) -> Any:
     ]
     return service_pb2.ModelMetadataResponse(
         name=name,
-        versions=[str(version.version)],
+        versions=map(str, versions),
         platform=PLATFORM,
         inputs=tensors[0],
         outputs=tensors[1],
     )
 
 
-def config(name: str, version: VersionId, manifest: Manifest) -> Any:
-    """A ModelConfig: what load generators want to know before they begin."""
+def config(name: str, version: VersionId, manifest: Manifest, versions: Iterable[int]) -> Any:
+    """A ModelConfig of a version, which lists `versions`: what load generators want to know before they begin."""
     inputs = _inputs(name, manifest)
     made = model_config_pb2.ModelConfig(
         name=name,
@@ -93,9 +93,14 @@ def config(name: str, version: VersionId, manifest: Manifest) -> Any:
         ],
         response_cache=model_config_pb2.ModelResponseCache(enable=False),
     )
-    made.version_policy.specific.versions.append(version.version)
+    made.version_policy.specific.versions.extend(versions)
     made.dynamic_batching.SetInParent()
-    facts = {"task": version.task, "content_hash": version.content_hash, "kind": manifest.kind}
+    facts = {
+        "task": version.task,
+        "version": str(version.version),
+        "content_hash": version.content_hash,
+        "kind": manifest.kind,
+    }
     for key, text in facts.items():
         made.parameters[key].string_value = text
     return made

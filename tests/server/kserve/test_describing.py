@@ -93,7 +93,19 @@ async def test_another_version_and_another_alias_describe_themselves(live: Serve
         config = (await client.get_model_config(model, version)).config
         assert config.name == model
         assert config.parameters["content_hash"].string_value == kit.defect[1].adapter.content_hash
-        assert list((await client.get_model_metadata(model, version)).versions) == ["2"]
+        assert config.parameters["version"].string_value == "2"
+    assert list((await client.get_model_metadata("defect", "2")).versions) == ["2"]
+    assert list((await client.get_model_config("defect", "2")).config.version_policy.specific.versions) == [2]
+
+
+@pytest.mark.parametrize("model", ["defect", "defect@canary", "defect/picture"])
+async def test_a_model_has_all_versions_of_its_task(live: Served, kit: Kit, client: Any, model: str) -> None:
+    for version, alias in zip(kit.defect[1:], ("canary", ""), strict=True):
+        await live.client.register(version.folder, alias=alias)
+    await live.client.delete_adapter("defect", 3)
+    await live.client.register(kit.defect[2].folder)
+    assert list((await client.get_model_metadata(model)).versions) == ["1", "2", "4"]
+    assert list((await client.get_model_config(model)).config.version_policy.specific.versions) == [1, 2, 4]
 
 
 @pytest.mark.parametrize(("model", "version"), [("weather", ""), ("defect@canary", ""), ("defect", "9"), ("@", "")])
