@@ -71,7 +71,7 @@ class Repository:
 
     async def answering(self, task: str) -> list[int]:
         """The versions of a task that can answer."""
-        return [each.version for each in await asyncio.to_thread(self._registry.identities, task) if self._good(each)]
+        return await asyncio.to_thread(self._answering, task)
 
     async def is_ready(self, want: Want) -> bool:
         """Whether a model can answer: now, or after it was loaded from disk."""
@@ -103,6 +103,9 @@ class Repository:
         """Take a model's alias away. Raises NotFoundError."""
         want = models.wanted(name)
         await self._catalog.change(self._registry.delete_alias, want.task, want.alias, Expected(), by)
+
+    def _answering(self, task: str) -> list[int]:
+        return [each.version for each in self._registry.identities(task) if self._good(each)]
 
     def _good(self, version: VersionId) -> bool:
         return self._catalog.residency.whereabouts(version.content_hash).place is not Place.QUARANTINED
