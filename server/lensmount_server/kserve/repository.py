@@ -73,9 +73,10 @@ class Repository:
         """The versions of a task that can answer."""
         return await asyncio.to_thread(self._answering, task)
 
-    async def is_ready(self, want: Want) -> bool:
-        """Whether a model can answer: now, or after it was loaded from disk."""
+    async def is_ready(self, name: str, number: str) -> bool:
+        """Whether a model can answer: now, or after it was loaded from disk. Raises InvalidInputError for no number."""
         try:
+            want = models.wanted(name, number)
             version = self._catalog.version(want)
             if version is None:
                 version = await asyncio.to_thread(self._registry.identify, want.task, want.version)

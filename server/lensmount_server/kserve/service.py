@@ -62,8 +62,7 @@ class KServeService:
 
     async def ModelReady(self, request: Any, context: Context) -> Any:
         """Whether a model can answer."""
-        want = models.wanted(request.name, request.version)
-        return service_pb2.ModelReadyResponse(ready=await self._repository.is_ready(want))
+        return service_pb2.ModelReadyResponse(ready=await self._repository.is_ready(request.name, request.version))
 
     async def ServerMetadata(self, request: Any, context: Context) -> Any:
         """Name, version and extensions."""
@@ -93,14 +92,14 @@ class KServeService:
 
     async def ModelStatistics(self, request: Any, context: Context) -> Any:
         """What requests took."""
-        want = models.wanted(request.name, request.version) if request.name else None
-        if want is None:
+        if not request.name:
             return told(self._statistics.of(), await self._repository.aliases())
-        name = models.name_of(want.task, want.alias)
         try:
+            want = models.wanted(request.name, request.version)
             version = await self._version(request)
         except NotFoundError as error:
             raise InvalidInputError(error.message, field="name", value=error.value, fix=error.fix) from error
+        name = models.name_of(want.task, want.alias)
         found = dict(self._statistics.of(name, want.version))
         found.setdefault((name, version.version), Sums())
         return told(((request.name, number), sums) for (_, number), sums in sorted(found.items()))
@@ -144,7 +143,10 @@ class KServeService:
         return service_pb2.SystemSharedMemoryUnregisterResponse()
 
     async def CudaSharedMemoryStatus(self, request: Any, context: Context) -> Any:
-        """None: there are no such regions."""
+        """None: there are no such regions. Raises NotFoundError for one by name."""
+        if request.name:
+            fix = "use system shared memory"
+            raise NotFoundError("no such CUDA shared memory region", field="name", value=request.name, fix=fix)
         return service_pb2.CudaSharedMemoryStatusResponse()
 
     async def CudaSharedMemoryRegister(self, request: Any, context: Context) -> Any:

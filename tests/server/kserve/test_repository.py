@@ -170,7 +170,7 @@ async def test_a_config_may_name_a_version_alone(client: Any, config: str) -> No
 
 async def test_an_alias_that_is_no_name(client: Any) -> None:
     await triton_refused(client.load_model("defect@a b", config=policy(1)), "INVALID_ARGUMENT")
-    await triton_refused(client.load_model("defect@", config=policy(1)), "INVALID_ARGUMENT")
+    await triton_refused(client.load_model("defect@", config=policy(1)), "NOT_FOUND")
 
 
 async def test_what_can_not_be_given(live: Served, client: Any) -> None:
