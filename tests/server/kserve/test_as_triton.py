@@ -132,7 +132,7 @@ def memory_in(size: object = SIZE, offset: object = 0, region: str = "r", *, raw
     return of_input(raw=raw, **names)
 
 
-def of_output(name: str = "scores", **values: object) -> Make:
+def of_output(name: str = "scores", /, **values: object) -> Make:
     def change(request: Any) -> None:
         request.outputs.add(name=name)
         set_in(lambda own: own.outputs[0], **values)(request)

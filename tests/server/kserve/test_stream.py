@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import queue
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import grpc
@@ -137,7 +138,7 @@ async def test_all_are_computed_side_by_side_and_answered_in_order() -> None:
     first = asyncio.ensure_future(anext(responses))
     for number in (2, 1):
         gates[number].set()
-        await eventually(lambda number=number: number in done, "it is computed before its turn")
+        await eventually(partial(done.__contains__, number), "it is computed before its turn")
     assert not first.done()
     gates[0].set()
     assert [await first, *[each async for each in responses]] == [0, 1, 2]
