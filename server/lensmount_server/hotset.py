@@ -10,7 +10,7 @@ waits or locks.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -60,6 +60,9 @@ class HotSet:
 
     def __len__(self) -> int:
         return len(self._hot)
+
+    def __iter__(self) -> Iterator[Mounted]:
+        return iter(self._hot.values())
 
     def __contains__(self, content_hash: str) -> bool:
         return content_hash in self._hot

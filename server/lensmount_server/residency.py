@@ -122,6 +122,10 @@ class Residency:
             return Whereabouts(Place.LOADING)
         return Whereabouts(Place.HOST_CACHED if content_hash in self._cache else Place.COLD)
 
+    def hot(self) -> list[VersionId]:
+        """What is in memory now."""
+        return [mounted.id for mounted in self._hot]
+
     async def load(self, version: VersionId) -> Mounted:
         """A version that is hot: at once when it is, else after its one load, which all who ask for it share.
 

@@ -34,6 +34,9 @@ def as_triton(error: LensmountError) -> LensmountError:
     An adapter that can not answer here is a model that is not ready, and a queue that is full is a server that is
     busy: UNAVAILABLE both, which clients may try again.
     """
-    if isinstance(error, IncompatibleError) or (isinstance(error, TooLargeError) and not error.field):
+    if isinstance(error, IncompatibleError):
         return UnavailableError(error.message, field=error.field, value=error.value, fix=error.fix)
+    if isinstance(error, TooLargeError) and not error.field:
+        fix = "have fewer requests under way, and send this one again when some of them are answered"
+        return UnavailableError(error.message, value=error.value, fix=fix)
     return error

@@ -15,10 +15,10 @@ from lensmount_server.frames import Picture, Ready, Want
 from lensmount_server.hotset import Mounted
 from lensmount_server.kserve import models
 from lensmount_server.kserve.errors import as_triton
-from lensmount_server.kserve.inputs import Pictures, is_typed, pictures
+from lensmount_server.kserve.inputs import is_typed, pictures
 from lensmount_server.kserve.outputs import requested, response
 from lensmount_server.kserve.parameters import terms
-from lensmount_server.kserve.shared_memory import Place, Regions
+from lensmount_server.kserve.shared_memory import Memory, Regions
 from lensmount_server.kserve.statistics import Statistics, Times
 
 
@@ -60,8 +60,13 @@ class Inferring:
 
     async def _infer(self, request: Any, want: Want, name: str, caller: Caller, left_s: float | None, came: int) -> Any:
         asked = terms(request.parameters, caller.peer, left_s)
-        wanted = requested(request, lambda at, field: self._regions.check(caller.user(), at, field))
-        shown = await self._pictures(request, caller)
+        memory = Memory(self._regions, caller.user)
+        wanted = requested(request, memory)
+        shown = (
+            await asyncio.to_thread(pictures, request, memory.read)
+            if is_typed(request)
+            else pictures(request, memory.read)
+        )
         ready = came
 
         async def look(mounted: Mounted) -> Sequence[Picture]:
@@ -76,11 +81,7 @@ class Inferring:
 
         mounted, answers = await self._catalog.answer_alike(want, look, asked, came / 1e9)
         answered = time.perf_counter_ns()
-
-        def write(at: Place, data: bytes, field: str) -> None:
-            self._regions.write(caller.user(), at, data, field)
-
-        made = response(request, mounted, answers, wanted, write)
+        made = response(request, mounted, answers, wanted, memory)
         times = Times(came, ready, answered, time.perf_counter_ns())
         self._statistics.succeeded((name, mounted.id.version), times, answers)
         return made
@@ -90,9 +91,3 @@ class Inferring:
         with suppress(NotFoundError):
             return self._catalog.version(want) is not None
         return False
-
-    async def _pictures(self, request: Any, caller: Caller) -> Pictures:
-        def read(at: Place, field: str) -> bytes:
-            return self._regions.read(caller.user(), at, field)
-
-        return await asyncio.to_thread(pictures, request, read) if is_typed(request) else pictures(request, read)

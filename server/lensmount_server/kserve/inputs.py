@@ -188,12 +188,7 @@ def _raw(request: Any, at: Place | None, read: Read, name: str) -> bytes:
         fix = "put it into raw_input_contents, into contents, or into shared memory: once"
         value = f"{len(contents)} raw contents"
         raise InvalidInputError("the data of the input is not there once", field=f"inputs.{name}", value=value, fix=fix)
-    if at is None:
-        return bytes(contents[0])
-    if at.size_bytes > MAX_MESSAGE_BYTES:
-        fix = f"use at most {MAX_MESSAGE_BYTES:,} bytes in a request"
-        raise TooLargeError("the input is too large", field=f"inputs.{name}", value=at.size_bytes, fix=fix)
-    return read(at, f"inputs.{name}")
+    return bytes(contents[0]) if at is None else read(at, f"inputs.{name}")
 
 
 def _typed(name: str, shape: tuple[int, ...], contents: Any) -> Pictures:

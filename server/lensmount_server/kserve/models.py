@@ -25,6 +25,9 @@ MAX_PICTURES = 256
 # A task and an alias have 64 characters at most, an input 12.
 MAX_NAME = 142
 VERSION = re.compile(r"[1-9][0-9]{0,9}")
+# What Triton reads as a number, as far as it fits into 64 bits.
+DIGITS = re.compile(r"[0-9]{1,30}")
+MAX_NUMBER = 2**63 - 1
 
 PICTURE, ENCODED, PIXEL_VALUES = "picture", "encoded", "pixel_values"
 SCORES, LABELS = "scores", "labels"
@@ -34,11 +37,14 @@ _TYPES = {"UINT8": "TYPE_UINT8", "BYTES": "TYPE_STRING", "FP32": "TYPE_FP32"}
 
 
 def wanted(name: str, version: str = "") -> Want:
-    """What a model's name and version ask for. Raises InvalidInputError for what can be neither."""
+    """What a model's name and version ask for.
+
+    Raises NotFoundError for a name that no model and a number that no version has, InvalidInputError for no number.
+    """
     if not name or len(name) > MAX_NAME:
         fix = "name a task, or a task and an alias: defect@canary"
-        raise InvalidInputError("not the name of a model", field="model_name", value=name, fix=fix)
-    if version and not VERSION.fullmatch(version):
+        raise NotFoundError("no model has such a name", field="model_name", value=name, fix=fix)
+    if version and (not DIGITS.fullmatch(version) or int(version) > MAX_NUMBER):
         fix = "give the number of an adapter version, or nothing for what the alias points at"
         raise InvalidInputError("not a version", field="model_version", value=version, fix=fix)
     return _wanted(name, version)
@@ -51,6 +57,12 @@ def _wanted(name: str, version: str) -> Want:
         fix = f"name one of its inputs behind the slash, or none: {', '.join(INPUTS)}"
         raise NotFoundError("no such model", field="model_name", value=name, fix=fix)
     task, at, alias = model.partition("@")
+    if at and not alias:
+        fix = f"name one, as in {task or 'defect'}@canary, or leave the @ away for what is live"
+        raise NotFoundError("an alias is missing behind the @", field="model_name", value=name, fix=fix)
+    if version and not int(version):
+        fix = "give a number from 1 on, or nothing for what the alias points at"
+        raise NotFoundError("no such version", field="model_version", value=version, fix=fix)
     return Want(task, alias if at else LIVE, int(version or 0))
 
 
@@ -59,8 +71,8 @@ def name_of(task: str, alias: str) -> str:
     return task if alias == LIVE else f"{task}@{alias}"
 
 
-def metadata(name: str, version: VersionId, manifest: Manifest) -> Any:
-    """A ModelMetadataResponse; shapes begin with the number of pictures, -1 is any."""
+def metadata(name: str, manifest: Manifest, versions: Iterable[int]) -> Any:
+    """A ModelMetadataResponse that lists `versions`; shapes begin with the number of pictures, -1 is any."""
     tensors = [
         [
             service_pb2.ModelMetadataResponse.TensorMetadata(name=own, datatype=DATATYPES[own], shape=[-1, *dims])
@@ -70,15 +82,15 @@ def metadata(name: str, version: VersionId, manifest: Manifest) -> Any:
     ]
     return service_pb2.ModelMetadataResponse(
         name=name,
-        versions=[str(version.version)],
+        versions=map(str, versions),
         platform=PLATFORM,
         inputs=tensors[0],
         outputs=tensors[1],
     )
 
 
-def config(name: str, version: VersionId, manifest: Manifest) -> Any:
-    """A ModelConfig: what load generators want to know before they begin."""
+def config(name: str, version: VersionId, manifest: Manifest, versions: Iterable[int]) -> Any:
+    """A ModelConfig of a version, which lists `versions`: what load generators want to know before they begin."""
     inputs = _inputs(name, manifest)
     made = model_config_pb2.ModelConfig(
         name=name,
@@ -93,9 +105,14 @@ def config(name: str, version: VersionId, manifest: Manifest) -> Any:
         ],
         response_cache=model_config_pb2.ModelResponseCache(enable=False),
     )
-    made.version_policy.specific.versions.append(version.version)
+    made.version_policy.specific.versions.extend(versions)
     made.dynamic_batching.SetInParent()
-    facts = {"task": version.task, "content_hash": version.content_hash, "kind": manifest.kind}
+    facts = {
+        "task": version.task,
+        "version": str(version.version),
+        "content_hash": version.content_hash,
+        "kind": manifest.kind,
+    }
     for key, text in facts.items():
         made.parameters[key].string_value = text
     return made

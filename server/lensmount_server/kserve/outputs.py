@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tritonclient.grpc import service_pb2
 
-from lensmount.errors import InvalidInputError
+from lensmount.errors import InvalidInputError, ServerError
 from lensmount_server.frames import Answer
 from lensmount_server.hotset import Mounted
 from lensmount_server.kserve.models import DATATYPES, LABELS, SCORES, decisions
-from lensmount_server.kserve.parameters import final_wanted, whole
-from lensmount_server.kserve.shared_memory import Place, place
-
-Check = Callable[[Place, str], None]
-Write = Callable[[Place, bytes, str], None]
+from lensmount_server.kserve.parameters import whole
+from lensmount_server.kserve.shared_memory import Memory, Place, place
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +27,20 @@ class Requested:
     place: Place | None = None
 
 
+class Content(NamedTuple):
+    """What an output holds: rows of so many columns, as bytes."""
+
+    columns: int
+    data: bytes
+
+
 BOTH = (Requested(SCORES), Requested(LABELS))
 
 
-def requested(request: Any, check: Check) -> tuple[Requested, ...]:
+def requested(request: Any, memory: Memory) -> tuple[Requested, ...]:
     """The outputs that a ModelInferRequest asks for, both where it names none.
 
-    `check` raises for a place where nothing can lie. Raises InvalidInputError.
+    Raises InvalidInputError, also for a place where nothing can lie, and NotFoundError for a region that is not there.
     """
     if not request.outputs:
         return BOTH
@@ -47,7 +51,7 @@ def requested(request: Any, check: Check) -> tuple[Requested, ...]:
         raise InvalidInputError("the same output twice", field="outputs", value=", ".join(names), fix=fix)
     for each in wanted:
         if each.place is not None:
-            check(each.place, f"outputs.{each.name}")
+            memory.check(each.place, f"outputs.{each.name}")
     return wanted
 
 
@@ -59,60 +63,68 @@ def _requested(output: Any) -> Requested:
     if not output.parameters:
         return Requested(name)
     field = f"outputs.{name}"
-    at, classes = place(output.parameters, field), whole(output.parameters, "classification", field) or 0
-    if classes < 0 or (classes and (name == LABELS or at is not None)):
+    at, classes = place(output.parameters, field), whole(output.parameters, "classification", field)
+    if classes is not None and (classes < 1 or name == LABELS or at is not None):
         fix = f"give 1 or more, on {SCORES}, without shared memory"
         raise InvalidInputError("not a classification", field=f"{field}.classification", value=classes, fix=fix)
-    return Requested(name, classes, at)
+    return Requested(name, classes or 0, at)
 
 
 def response(
-    request: Any, mounted: Mounted, answers: Sequence[Answer], wanted: Sequence[Requested], write: Write
+    request: Any, mounted: Mounted, answers: Sequence[Answer], wanted: Sequence[Requested], memory: Memory
 ) -> Any:
-    """A ModelInferResponse; `write` puts bytes into shared memory and raises where that can not be."""
+    """A ModelInferResponse, its outputs in `memory` where they are wanted there: all of them, or none is written.
+
+    Raises ServerError for an output that does not fit into its place, as Triton does, and as `memory.check`.
+    """
+    contents = [_content(each, mounted, answers) for each in wanted]
+    for each, content in zip(wanted, contents, strict=True):
+        if each.place is not None:
+            _check_fits(each.place, len(content.data), f"outputs.{each.name}", memory)
     made = service_pb2.ModelInferResponse(
         model_name=request.model_name, model_version=str(mounted.id.version), id=request.id
     )
     facts = made.parameters
+    facts["version"].int64_param = mounted.id.version
     facts["content_hash"].string_param = mounted.id.content_hash
     facts["task"].string_param = mounted.id.task
     facts["queue_ms"].double_param = max(answer.queue_ms for answer in answers)
     facts["inference_ms"].double_param = max(answer.inference_ms for answer in answers)
-    for each in wanted:
-        _add(made, each, mounted, answers, write)
-    if request.parameters and final_wanted(request.parameters):
-        facts["triton_final_response"].bool_param = True
+    for each, content in zip(wanted, contents, strict=True):
+        _add(made, each, (len(answers), content.columns), content.data, memory)
     return made
 
 
-def _add(made: Any, wanted: Requested, mounted: Mounted, answers: Sequence[Answer], write: Write) -> None:
+def _check_fits(at: Place, size_bytes: int, field: str, memory: Memory) -> None:
+    if size_bytes > at.size_bytes:
+        fix = f"give it {size_bytes:,} bytes or more"
+        raise ServerError("the output does not fit into its place", field=field, value=at.size_bytes, fix=fix)
+    memory.check(at, field, size_bytes)
+
+
+def _add(made: Any, wanted: Requested, shape: tuple[int, int], data: bytes, memory: Memory) -> None:
     datatype = "BYTES" if wanted.classes else DATATYPES[wanted.name]
-    columns, data = _content(wanted, mounted, answers)
-    output = made.outputs.add(name=wanted.name, datatype=datatype, shape=(len(answers), columns))
+    output = made.outputs.add(name=wanted.name, datatype=datatype, shape=shape)
     if wanted.place is None:
         made.raw_output_contents.append(data)
         return
-    field, at = f"outputs.{wanted.name}", wanted.place
-    if len(data) > at.size_bytes:
-        fix = f"give it {len(data):,} bytes or more"
-        raise InvalidInputError("the output does not fit into its place", field=field, value=at.size_bytes, fix=fix)
-    write(at, data, field)
+    at = wanted.place
+    memory.write(at, data, f"outputs.{wanted.name}")
     output.parameters["shared_memory_region"].string_param = at.region
     output.parameters["shared_memory_offset"].int64_param = at.offset
     output.parameters["shared_memory_byte_size"].int64_param = len(data)
     made.raw_output_contents.append(b"")  # clients find an output's content by its place
 
 
-def _content(wanted: Requested, mounted: Mounted, answers: Sequence[Answer]) -> tuple[int, bytes]:
-    """The number of columns, and the bytes."""
+def _content(wanted: Requested, mounted: Mounted, answers: Sequence[Answer]) -> Content:
     if wanted.name == SCORES and not wanted.classes:
-        return len(answers[0].scores), np.array([answer.scores for answer in answers], "<f4").tobytes()
+        return Content(len(answers[0].scores), np.array([answer.scores for answer in answers], "<f4").tobytes())
     if wanted.name == SCORES:
         rows = [_classes(answer, wanted.classes) for answer in answers]
     else:
         columns = decisions(mounted.adapter.manifest)
         rows = [[*answer.decision, *[""] * (columns - len(answer.decision))] for answer in answers]
-    return len(rows[0]), b"".join(map(_string, (text for row in rows for text in row)))
+    return Content(len(rows[0]), b"".join(map(_string, (text for row in rows for text in row))))
 
 
 def _classes(answer: Answer, count: int) -> list[str]:

@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from lensmount.errors import InvalidInputError
-from lensmount.terms import MAX_DEADLINE_MS, priority_number
+from lensmount.terms import MAX_DEADLINE_MS, MAX_PRIORITY
 from lensmount_server.scheduling import Terms
+
+# The scheduler's priorities, counted from the highest.
+LEVELS = 2 * MAX_PRIORITY + 1
 
 Parameters = Mapping[str, Any]
 
@@ -39,7 +42,7 @@ def text(parameters: Parameters, name: str, field: str) -> str | None:
 def terms(parameters: Parameters, source: str, left_s: float | None) -> Terms:
     """How a request is scheduled: `timeout` in microseconds (0: none), no longer than the call's own, and `priority`.
 
-    Raises InvalidInputError.
+    A priority is as Triton has it: 1 goes first, larger numbers later, 0 is the usual one. Raises InvalidInputError.
     """
     if not parameters:
         return Terms(source, 0, left_s)
@@ -47,12 +50,14 @@ def terms(parameters: Parameters, source: str, left_s: float | None) -> Terms:
     if not 0 <= timeout <= MAX_DEADLINE_MS * 1000:
         fix = f"give microseconds from 1 to {MAX_DEADLINE_MS * 1000:,}, or 0 for none"
         raise InvalidInputError("not a timeout", field="parameters.timeout", value=timeout, fix=fix)
-    priority = priority_number(whole(parameters, "priority", "parameters") or 0, "parameters.priority")
     limits = [each for each in (left_s, timeout / 1e6 or None) if each is not None]
-    return Terms(source, priority, min(limits, default=None))
+    return Terms(source, _priority(parameters), min(limits, default=None))
 
 
-def final_wanted(parameters: Parameters) -> bool:
-    """Whether a stream's client asks to be told which response is the last one to a request."""
-    name = "triton_enable_empty_final_response"
-    return name in parameters and bool(parameters[name].bool_param)
+def _priority(parameters: Parameters) -> int:
+    """Of the scheduler's, where the highest goes first."""
+    given = whole(parameters, "priority", "parameters") or 0
+    if not 0 <= given <= LEVELS:
+        fix = f"give 1 (goes first) to {LEVELS}, or 0 for the usual one, which is {MAX_PRIORITY + 1}"
+        raise InvalidInputError("not a priority", field="parameters.priority", value=given, fix=fix)
+    return MAX_PRIORITY + 1 - given if given else 0

@@ -9,7 +9,7 @@ from typing import Any
 
 from lensmount.errors import InvalidInputError, NotFoundError, UnimplementedError
 from lensmount_server.catalog import Catalog
-from lensmount_server.frames import Want
+from lensmount_server.frames import VersionId, Want
 from lensmount_server.kserve import models
 from lensmount_server.registry import By, Expected, Kind
 from lensmount_server.services import names
@@ -18,6 +18,8 @@ from lensmount_server.whereabouts import Place
 READY, UNAVAILABLE = "READY", "UNAVAILABLE"
 # How many entries of the journal a load looks back for what an alias pointed at.
 LOOKED_BACK = 100
+# Versions that the index lists one by one; where there are more, those alone that matter now.
+MAX_LISTED = 1000
 
 
 @dataclass(frozen=True)
@@ -38,29 +40,49 @@ class Repository:
         self._registry = catalog.registry
 
     async def index(self, *, ready_only: bool) -> list[Listed]:
-        """All aliases, and the tasks without `live`, sorted by name."""
+        """All versions of the tasks with `live`, all other aliases, and the tasks without `live`; sorted.
+
+        Of more than `MAX_LISTED` versions, those that an alias points at or that are in memory.
+        """
         pointed, _ = await asyncio.to_thread(self._registry.pointed)
-        found = [
-            self._listed(alias, version.task, version.version, version.content_hash) for alias, version, _ in pointed
-        ]
+        versions = await asyncio.to_thread(self._registry.identities, "", MAX_LISTED + 1)
+        if len(versions) > MAX_LISTED:
+            versions = self._catalog.residency.hot()
+        live = {version.task for alias, version, _ in pointed if alias == models.LIVE}
+        named = {(models.name_of(version.task, alias), version) for alias, version, _ in pointed}
+        named |= {(version.task, version) for version in versions if version.task in live}
+        found = [self._listed(name, version) for name, version in named]
         if not ready_only:
             found += [
                 Listed(task, version, UNAVAILABLE, f"unloaded: no alias `{models.LIVE}` points at a version")
                 for task, version in await asyncio.to_thread(self._registry.without_alias, models.LIVE)
             ]
-        return sorted((each for each in found if not ready_only or each.state == READY), key=lambda each: each.name)
+        shown = (each for each in found if not ready_only or each.state == READY)
+        return sorted(shown, key=lambda each: (each.name, each.version))
 
-    async def is_ready(self, want: Want) -> bool:
-        """Whether a model can answer: now, or after it was loaded from disk."""
-        if not self._catalog.engine.answers:
-            return False
+    async def aliases(self) -> list[tuple[str, int]]:
+        """The models that are ready, each with the version that its alias points at."""
+        pointed, _ = await asyncio.to_thread(self._registry.pointed)
+        return [
+            (models.name_of(version.task, alias), version.version)
+            for alias, version, _ in pointed
+            if self._good(version)
+        ]
+
+    async def answering(self, task: str) -> list[int]:
+        """The versions of a task that can answer."""
+        return await asyncio.to_thread(self._answering, task)
+
+    async def is_ready(self, name: str, number: str) -> bool:
+        """Whether a model can answer: now, or after it was loaded from disk. Raises InvalidInputError for no number."""
         try:
+            want = models.wanted(name, number)
             version = self._catalog.version(want)
             if version is None:
                 version = await asyncio.to_thread(self._registry.identify, want.task, want.version)
         except NotFoundError:
             return False
-        return self._catalog.residency.whereabouts(version.content_hash).place is not Place.QUARANTINED
+        return self._good(version) and self._catalog.engine.answers
 
     async def load(self, name: str, parameters: Any, by: By) -> None:
         """Have a model ready and warm, at the version that is given, or that its alias points or last pointed at.
@@ -83,12 +105,17 @@ class Repository:
         want = models.wanted(name)
         await self._catalog.change(self._registry.delete_alias, want.task, want.alias, Expected(), by)
 
-    def _listed(self, alias: str, task: str, version: int, content_hash: str) -> Listed:
-        where = self._catalog.residency.whereabouts(content_hash)
-        quarantined, engine = where.place is Place.QUARANTINED, self._catalog.engine
-        state = READY if engine.answers and not quarantined else UNAVAILABLE
-        reason = where.reason if engine.answers or quarantined else engine.choice.reason
-        return Listed(models.name_of(task, alias), version, state, reason)
+    def _answering(self, task: str) -> list[int]:
+        return [each.version for each in self._registry.identities(task) if self._good(each)]
+
+    def _good(self, version: VersionId) -> bool:
+        return self._catalog.residency.whereabouts(version.content_hash).place is not Place.QUARANTINED
+
+    def _listed(self, name: str, version: VersionId) -> Listed:
+        good, engine = self._good(version), self._catalog.engine
+        reason = self._catalog.residency.whereabouts(version.content_hash).reason
+        state = READY if good and engine.answers else UNAVAILABLE
+        return Listed(name, version.version, state, engine.choice.reason if good and not engine.answers else reason)
 
     def _last_version(self, want: Want) -> int:
         """What an alias pointed at that is not there any more. Raises NotFoundError."""

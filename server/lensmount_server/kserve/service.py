@@ -21,8 +21,9 @@ from lensmount_server.kserve.inferring import Caller, Inferring
 from lensmount_server.kserve.neighbours import user_behind
 from lensmount_server.kserve.repository import Repository, check_repository
 from lensmount_server.kserve.shared_memory import Regions
-from lensmount_server.kserve.statistics import Duration, Statistics, Sums
+from lensmount_server.kserve.statistics import Statistics, Sums, told
 from lensmount_server.kserve.streaming import answered
+from lensmount_server.registry import Record
 from lensmount_server.services.caller import caller
 from lensmount_server.services.errors import Context
 
@@ -36,7 +37,8 @@ EXTENSIONS = (
     "statistics",
     "system_shared_memory",
 )
-DURATIONS = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output")
+# On every response of a stream, as there is one to a request.
+FINAL = "triton_final_response"
 
 
 class KServeService:
@@ -60,8 +62,7 @@ class KServeService:
 
     async def ModelReady(self, request: Any, context: Context) -> Any:
         """Whether a model can answer."""
-        want = models.wanted(request.name, request.version)
-        return service_pb2.ModelReadyResponse(ready=await self._repository.is_ready(want))
+        return service_pb2.ModelReadyResponse(ready=await self._repository.is_ready(request.name, request.version))
 
     async def ServerMetadata(self, request: Any, context: Context) -> Any:
         """Name, version and extensions."""
@@ -70,11 +71,13 @@ class KServeService:
 
     async def ModelMetadata(self, request: Any, context: Context) -> Any:
         """Inputs and outputs."""
-        return await self._described(request, models.metadata)
+        record, versions = await self._found(request)
+        return models.metadata(request.name, record.manifest, versions)
 
     async def ModelConfig(self, request: Any, context: Context) -> Any:
         """The same, and how requests are put together."""
-        return service_pb2.ModelConfigResponse(config=await self._described(request, models.config))
+        record, versions = await self._found(request)
+        return service_pb2.ModelConfigResponse(config=models.config(request.name, record.id, record.manifest, versions))
 
     async def ModelInfer(self, request: Any, context: Context) -> Any:
         """A request."""
@@ -89,20 +92,17 @@ class KServeService:
 
     async def ModelStatistics(self, request: Any, context: Context) -> Any:
         """What requests took."""
-        want = models.wanted(request.name, request.version) if request.name else None
-        if want is None:
-            return service_pb2.ModelStatisticsResponse(
-                model_stats=[_statistics(*each) for each in self._statistics.of()]
-            )
-        name = models.name_of(want.task, want.alias)
+        if not request.name:
+            return told(self._statistics.of(), await self._repository.aliases())
         try:
+            want = models.wanted(request.name, request.version)
             version = await self._version(request)
         except NotFoundError as error:
             raise InvalidInputError(error.message, field="name", value=error.value, fix=error.fix) from error
+        name = models.name_of(want.task, want.alias)
         found = dict(self._statistics.of(name, want.version))
         found.setdefault((name, version.version), Sums())
-        told = [_statistics((request.name, number), sums) for (_, number), sums in sorted(found.items())]
-        return service_pb2.ModelStatisticsResponse(model_stats=told)
+        return told(((request.name, number), sums) for (_, number), sums in sorted(found.items()))
 
     async def RepositoryIndex(self, request: Any, context: Context) -> Any:
         """All models."""
@@ -143,7 +143,10 @@ class KServeService:
         return service_pb2.SystemSharedMemoryUnregisterResponse()
 
     async def CudaSharedMemoryStatus(self, request: Any, context: Context) -> Any:
-        """None: there are no such regions."""
+        """None: there are no such regions. Raises NotFoundError for one by name."""
+        if request.name:
+            fix = "use system shared memory"
+            raise NotFoundError("no such CUDA shared memory region", field="name", value=request.name, fix=fix)
         return service_pb2.CudaSharedMemoryStatusResponse()
 
     async def CudaSharedMemoryRegister(self, request: Any, context: Context) -> Any:
@@ -167,10 +170,11 @@ class KServeService:
         # A call ends with its connection: one look is enough.
         return Caller(peer, cache(lambda: user_behind(peer, self.port)))
 
-    async def _described(self, request: Any, describe: Any) -> Any:
+    async def _found(self, request: Any) -> tuple[Record, list[int]]:
+        """The version that a model stands for now, and the one that is asked for, or all. Raises NotFoundError."""
         version = await self._version(request)
         record = await asyncio.to_thread(self._catalog.registry.get, version.task, version.version)
-        return describe(request.name, record.id, record.manifest)
+        return record, [version.version] if request.version else await self._repository.answering(version.task)
 
     async def _version(self, request: Any) -> VersionId:
         """The version that a model stands for now. Raises NotFoundError."""
@@ -184,6 +188,7 @@ class KServeService:
         made = service_pb2.ModelStreamInferResponse
         try:
             answer = await self._inferring.infer(request, asking, context.time_remaining())
+            answer.parameters[FINAL].bool_param = True
             return made(infer_response=answer)
         except Exception as error:  # noqa: BLE001 - what is wrong with one request ends no other
             return _failed(request, known(error))
@@ -192,31 +197,10 @@ class KServeService:
 def _failed(request: Any, error: LensmountError) -> Any:
     """The error of one request of a stream; clients that see the sentence alone find its id there."""
     ours = service_pb2.ModelInferResponse(model_name=request.model_name[: models.MAX_NAME], id=request.id)
+    ours.parameters[FINAL].bool_param = True
     about = f"[request id: {request.id[:100]}] " if request.id else ""
     return service_pb2.ModelStreamInferResponse(error_message=about + sentence(error), infer_response=ours)
 
 
 def _not_here(what: str, fix: str) -> UnimplementedError:
     return UnimplementedError(f"{what} is not part of this server", fix=fix)
-
-
-def _statistics(key: tuple[str, int], sums: Sums) -> Any:
-    name, version = key
-    made = service_pb2.ModelStatistics(
-        name=name,
-        version=str(version),
-        last_inference=sums.last_ms,
-        inference_count=sums.inferences,
-        execution_count=sums.executions,
-    )
-    for each in DURATIONS:
-        _put(getattr(made.inference_stats, each), getattr(sums, each))
-    for frames, size in sorted(sums.sizes.items()):
-        batch = made.batch_stats.add(batch_size=frames)
-        for each in ("compute_input", "compute_infer", "compute_output"):
-            _put(getattr(batch, each), getattr(size, each))
-    return made
-
-
-def _put(message: Any, duration: Duration) -> None:
-    message.count, message.ns = duration.count, duration.ns

@@ -16,11 +16,13 @@ import re
 import resource
 import stat
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from lensmount.errors import AlreadyExistsError, InvalidInputError, NotFoundError, TooLargeError
 from lensmount_server.kserve.parameters import Parameters, text, whole
+from lensmount_server.services.errors import MAX_MESSAGE_BYTES
 
 FOLDER = Path("/dev/shm")  # noqa: S108 - where Linux keeps POSIX shared memory
 KEY = re.compile(r"/?([^/\0]{1,255})")
@@ -62,6 +64,7 @@ def place(parameters: Parameters, field: str) -> Place | None:
         return None
     region = text(parameters, "shared_memory_region", field)
     if region is None:
+        _check_none_without_region(parameters, field)
         return None
     size, offset = (whole(parameters, f"shared_memory_{name}", field) for name in ("byte_size", "offset"))
     if size is None or size < 0 or (offset or 0) < 0:
@@ -69,6 +72,13 @@ def place(parameters: Parameters, field: str) -> Place | None:
         value = f"byte_size {size}, offset {offset}"
         raise InvalidInputError("not a part of a region", field=field, value=value, fix=fix)
     return Place(region, offset or 0, size)
+
+
+def _check_none_without_region(parameters: Parameters, field: str) -> None:
+    for name in ("shared_memory_byte_size", "shared_memory_offset"):
+        if name in parameters:
+            fix = "give shared_memory_region too, or leave it away"
+            raise InvalidInputError("a part of no region", field=f"{field}.{name}", fix=fix)
 
 
 class Regions:
@@ -118,23 +128,32 @@ class Regions:
         return [region for (owner, _), region in self._regions.items() if owner == uid]
 
     def read(self, uid: int, at: Place, field: str) -> bytes:
-        """Copy a tensor's bytes. Raises NotFoundError, or InvalidInputError for what is not within the region."""
+        """Copy a tensor's bytes.
+
+        Raises NotFoundError, InvalidInputError for what is not within the region, TooLargeError for more than a message
+        may hold.
+        """
         region = self._part(uid, at, field)
+        if at.size_bytes > MAX_MESSAGE_BYTES:
+            fix = f"use at most {MAX_MESSAGE_BYTES:,} bytes in a request"
+            raise TooLargeError("the input is too large", field=field, value=at.size_bytes, fix=fix)
         data = os.pread(region.opened.number, at.size_bytes, region.offset + at.offset)
         if len(data) != at.size_bytes:
             raise _cut_short(region, field)
         return data
 
     def write(self, uid: int, at: Place, data: bytes, field: str) -> None:
-        """Put a tensor's bytes there. Raises as `read` does."""
-        region = self._part(uid, at, field)
-        start, number = region.offset + at.offset, region.opened.number
-        if start + len(data) > os.fstat(number).st_size or os.pwrite(number, data, start) != len(data):
+        """Put a tensor's bytes there. Raises as `check` does."""
+        region = self.check(uid, at, field, len(data))
+        if os.pwrite(region.opened.number, data, region.offset + at.offset) != len(data):
             raise _cut_short(region, field)
 
-    def check(self, uid: int, at: Place, field: str) -> None:
-        """Raise as `read` does for a place where nothing can lie."""
-        self._part(uid, at, field)
+    def check(self, uid: int, at: Place, field: str, size_bytes: int = 0) -> Region:
+        """The region of a place where so many bytes can lie; raises NotFoundError or InvalidInputError for another."""
+        region = self._part(uid, at, field)
+        if region.offset + at.offset + size_bytes > os.fstat(region.opened.number).st_size:
+            raise _cut_short(region, field)
+        return region
 
     def _part(self, uid: int, at: Place, field: str) -> Region:
         region = self._find(uid, at.region, field)
@@ -152,6 +171,26 @@ class Regions:
         return region
 
 
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """The regions of whoever asks; `user` tells who that is, and raises where nobody knows."""
+
+    regions: Regions
+    user: Callable[[], int]
+
+    def read(self, at: Place, field: str) -> bytes:
+        """As `Regions.read`."""
+        return self.regions.read(self.user(), at, field)
+
+    def check(self, at: Place, field: str, size_bytes: int = 0) -> None:
+        """As `Regions.check`."""
+        self.regions.check(self.user(), at, field, size_bytes)
+
+    def write(self, at: Place, data: bytes, field: str) -> None:
+        """As `Regions.write`."""
+        self.regions.write(self.user(), at, data, field)
+
+
 def _open(key: str, uid: int) -> _Opened:
     fix = "create it first, as the user who registers it, with a name without slashes"
     found = KEY.fullmatch(key)
@@ -159,6 +198,10 @@ def _open(key: str, uid: int) -> _Opened:
         raise InvalidInputError("not the key of a shared memory object", field="key", value=key, fix=fix)
     try:
         number = os.open(FOLDER / found[1], os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except PermissionError as error:
+        message = "the server may not open this shared memory object"
+        fix = "let the user that the server runs as read and write it: mode 0666, or a group that both are in and 0660"
+        raise InvalidInputError(message, field="key", value=key, fix=fix) from error
     except (OSError, ValueError) as error:
         what = (error.strerror if isinstance(error, OSError) else None) or "it has no such name"
         message = f"can not open the shared memory object: {what}"

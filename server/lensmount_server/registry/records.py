@@ -92,6 +92,14 @@ def read_identity(connection: Connection, task: str, version: int) -> VersionId:
     return VersionId(row.task, row.version, row.content_hash)
 
 
+def read_identities(connection: Connection, task: str, limit: int | None) -> list[VersionId]:
+    """The versions of a task, or of all where it is "", by task and number; at most so many."""
+    query = select(*IDENTITY).where(ALIVE).order_by(versions.c.task, versions.c.version).limit(limit)
+    if task:
+        query = query.where(versions.c.task == task)
+    return [VersionId(*identity) for identity in connection.execute(query)]
+
+
 def read_blob(connection: Connection, version: VersionId) -> str:
     """The key of a version's package; raises NotFoundError."""
     row = _row(connection, version.task, version.version)

@@ -241,6 +241,11 @@ class Registry:
         with self._database.reading() as connection:
             return records.read_identity(connection, task, version)
 
+    def identities(self, task: str = "", limit: int | None = None) -> list[VersionId]:
+        """The versions of a task, or of all, by task and number; at most so many."""
+        with self._database.reading() as connection:
+            return records.read_identities(connection, task, limit)
+
     def foreign(self, fingerprint: str) -> int:
         """How many versions that an alias points at are for another backbone than this one."""
         with self._database.reading() as connection:

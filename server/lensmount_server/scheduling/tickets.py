@@ -66,7 +66,7 @@ class Refusal:
             return TooLargeError("too many frames wait for the engine", value=self.waiting, fix=fix)
         left_ms = ((self.ticket.deadline_s or 0.0) - self.at_s) * 1e3
         needed_ms = (self.expected_s - self.at_s) * 1e3
-        value = f"{left_ms:.0f} ms left, {needed_ms:.0f} ms needed"
+        value = f"{left_ms:z.0f} ms left, {needed_ms:z.0f} ms needed"
         fix = "give it more time, ask fewer tasks or fewer frames a second, or raise its priority"
         return DeadlineError("can not be answered in time", field="deadline", value=value, fix=fix)
 

@@ -99,6 +99,10 @@ def of_input(name: str, kind: str, value: Any) -> Change:
     return change
 
 
+def of_input_alone(name: str, value: int) -> Change:
+    return lambda request: setattr(request.inputs[0].parameters[name], "int64_param", value)
+
+
 INVALID, LARGE, MISSING = (
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -149,12 +153,31 @@ BAD: dict[str, tuple[Change, grpc.StatusCode, str]] = {
     "an output twice": (output("scores", "labels", "scores"), INVALID, "outputs"),
     "four outputs": (output("scores", "labels", "scores", "labels"), INVALID, "outputs"),
     "classes of labels": (output("labels", classification=1), INVALID, "outputs.labels.classification"),
+    "no classes": (output("scores", classification=0), INVALID, "outputs.scores.classification"),
+    "a size in no region": (
+        output("scores", shared_memory_byte_size=12), INVALID, "outputs.scores.shared_memory_byte_size",
+    ),
+    "an offset in no region": (
+        output("labels", shared_memory_offset=0), INVALID, "outputs.labels.shared_memory_offset",
+    ),
+    "an input's offset in no region": (
+        of_input_alone("shared_memory_offset", 0), INVALID, "inputs.picture.shared_memory_offset",
+    ),
     "fewer classes than none": (output("scores", classification=-1), INVALID, "outputs.scores.classification"),
     "an unknown model": (lambda r: setattr(r, "model_name", "weather"), MISSING, "tasks"),
-    "no model": (lambda r: r.ClearField("model_name"), INVALID, "model_name"),
+    "no model": (lambda r: r.ClearField("model_name"), MISSING, "model_name"),
+    "too long a name": (lambda r: setattr(r, "model_name", "x" * 200), MISSING, "model_name"),
+    "no alias behind the @": (lambda r: setattr(r, "model_name", "defect@"), MISSING, "model_name"),
     "an unknown version": (lambda r: setattr(r, "model_version", "77"), MISSING, "adapter"),
     "the largest version": (lambda r: setattr(r, "model_version", "9999999999"), MISSING, "adapter"),
+    "version 0": (lambda r: setattr(r, "model_version", "0"), MISSING, "model_version"),
+    "a version of eleven digits": (lambda r: setattr(r, "model_version", "99999999999"), MISSING, "adapter"),
+    "the last number that fits": (lambda r: setattr(r, "model_version", str(2**63 - 1)), MISSING, "adapter"),
+    "a number that does not fit": (lambda r: setattr(r, "model_version", str(2**63)), INVALID, "model_version"),
+    "a very long number": (lambda r: setattr(r, "model_version", "1" * 5000), INVALID, "model_version"),
     "no version": (lambda r: setattr(r, "model_version", "latest"), INVALID, "model_version"),
+    "a priority below nothing": (set_parameter("priority", "int64_param", -1), INVALID, "parameters.priority"),
+    "a priority beyond ours": (set_parameter("priority", "int64_param", 22), INVALID, "parameters.priority"),
     "a priority above all": (set_parameter("priority", "uint64_param", 2**63), INVALID, "parameters.priority"),
     "a priority in words": (set_parameter("priority", "string_param", "high"), INVALID, "parameters.priority"),
     "a timeout below nothing": (set_parameter("timeout", "int64_param", -1), INVALID, "parameters.timeout"),

@@ -10,9 +10,12 @@ import tritonclient.grpc as triton
 from tritonclient.grpc import service_pb2
 
 import lensmount
-from kserving import blocking, stub, triton_refused
+from factories import pictures
+from kserving import blocking, shots_of, stub, triton_refused
 from lensmount.errors import UnimplementedError
 from serving import Kit, Served, refused
+
+SHOT = pictures(1, seed=12)[0]
 
 
 async def test_the_server(client: Any) -> None:
@@ -32,6 +35,12 @@ async def test_which_models_are_ready(live: Served, kit: Kit, client: Any) -> No
         ("defect", "2"): True,
         ("defect", "3"): False,
         ("defect", "2147483648"): False,
+        ("defect", "0"): False,
+        ("defect", "99999999999"): False,
+        ("defect", "01"): True,
+        ("defect@", ""): False,
+        ("defect/image", ""): False,
+        ("x" * 200, ""): False,
         ("defect@live", ""): True,
         ("defect@canary", ""): False,
         ("weather", ""): False,
@@ -40,10 +49,17 @@ async def test_which_models_are_ready(live: Served, kit: Kit, client: Any) -> No
     assert found == ready
 
 
-@pytest.mark.parametrize("version", ["x", "0", "-1", "1.5", " 1", "1 ", "99999999999", "٣"])
+@pytest.mark.parametrize("version", ["x", "-1", "1.5", " 1", "1 ", "+1", "٣", "9" * 19])
 async def test_a_version_is_a_number(client: Any, version: str) -> None:
     sentence = await triton_refused(client.is_model_ready("defect", version), "INVALID_ARGUMENT")
     assert sentence.startswith("model_version: not a version")
+
+
+async def test_zeros_before_a_version(client: Any) -> None:
+    assert list((await client.get_model_metadata("defect", "01")).versions) == ["1"]
+    assert list((await client.get_model_config("defect", "001")).config.version_policy.specific.versions) == [1]
+    result = await client.infer("defect", shots_of(SHOT), model_version="01")
+    assert result.get_response().model_version == "1"
 
 
 async def test_a_model(kit: Kit, client: Any) -> None:
@@ -93,10 +109,28 @@ async def test_another_version_and_another_alias_describe_themselves(live: Serve
         config = (await client.get_model_config(model, version)).config
         assert config.name == model
         assert config.parameters["content_hash"].string_value == kit.defect[1].adapter.content_hash
-        assert list((await client.get_model_metadata(model, version)).versions) == ["2"]
+        assert config.parameters["version"].string_value == "2"
+    assert list((await client.get_model_metadata("defect", "2")).versions) == ["2"]
+    assert list((await client.get_model_config("defect", "2")).config.version_policy.specific.versions) == [2]
 
 
-@pytest.mark.parametrize(("model", "version"), [("weather", ""), ("defect@canary", ""), ("defect", "9"), ("@", "")])
+@pytest.mark.parametrize("model", ["defect", "defect@canary", "defect/picture"])
+async def test_a_model_has_all_versions_of_its_task(live: Served, kit: Kit, client: Any, model: str) -> None:
+    for version, alias in zip(kit.defect[1:], ("canary", ""), strict=True):
+        await live.client.register(version.folder, alias=alias)
+    await live.client.delete_adapter("defect", 3)
+    await live.client.register(kit.defect[2].folder)
+    assert list((await client.get_model_metadata(model)).versions) == ["1", "2", "4"]
+    assert list((await client.get_model_config(model)).config.version_policy.specific.versions) == [1, 2, 4]
+
+
+@pytest.mark.parametrize(
+    ("model", "version"),
+    [
+        ("weather", ""), ("defect@canary", ""), ("@", ""), ("defect@", ""), ("@live", ""), ("x" * 200, ""),
+        ("defect", "9"), ("defect", "0"), ("defect", "99999999999"),
+    ],
+)  # fmt: skip
 async def test_an_unknown_model(client: Any, model: str, version: str) -> None:
     await triton_refused(client.get_model_metadata(model, version), "NOT_FOUND")
     await triton_refused(client.get_model_config(model, version), "NOT_FOUND")
@@ -105,8 +139,19 @@ async def test_an_unknown_model(client: Any, model: str, version: str) -> None:
 
 @pytest.mark.parametrize("model", ["", "x" * 200])
 async def test_what_can_be_no_name(live: Served, model: str) -> None:
-    error = await refused(stub(live).ModelMetadata(service_pb2.ModelMetadataRequest(name=model)))
-    assert (error.code, error.field) == (grpc.StatusCode.INVALID_ARGUMENT, "model_name")
+    for call in (
+        stub(live).ModelMetadata(service_pb2.ModelMetadataRequest(name=model)),
+        stub(live).ModelConfig(service_pb2.ModelConfigRequest(name=model)),
+    ):
+        error = await refused(call)
+        assert (error.code, error.field) == (grpc.StatusCode.NOT_FOUND, "model_name")
+
+
+@pytest.mark.parametrize("model", ["defect@", "defect@/picture"])
+async def test_an_alias_that_is_missing(client: Any, model: str) -> None:
+    sentence = await triton_refused(client.get_model_metadata(model), "NOT_FOUND")
+    assert "an alias is missing" in sentence
+    assert "defect@canary" in sentence
 
 
 async def test_what_is_not_here_says_so(live: Served) -> None:
@@ -123,6 +168,7 @@ async def test_what_is_not_here_says_so(live: Served) -> None:
 
 async def test_no_cuda_memory_is_registered(client: Any) -> None:
     assert not (await client.get_cuda_shared_memory_status()).regions
+    await triton_refused(client.get_cuda_shared_memory_status("frames"), "NOT_FOUND")
     await client.unregister_cuda_shared_memory()
 
 

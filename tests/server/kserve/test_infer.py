@@ -51,6 +51,7 @@ async def test_pixels(live: Served, kit: Kit, client: Any) -> None:
     response = result.get_response()
     assert (response.model_name, response.model_version, response.id) == ("defect", "1", "one")
     assert parameter(result, "content_hash") == kit.defect[0].adapter.content_hash
+    assert parameter(result, "version") == 1
     assert parameter(result, "task") == "defect"
     assert parameter(result, "queue_ms") >= 0
     assert parameter(result, "inference_ms") > 0
@@ -194,6 +195,7 @@ async def test_by_alias_and_by_version(live: Served, kit: Kit, client: Any) -> N
         assert result.as_numpy("scores")[0] == pytest.approx(kit.defect[index].scores(SHOT), abs=CLOSE)
         assert (result.get_response().model_name, result.get_response().model_version) == (model, str(index + 1))
         assert parameter(result, "content_hash") == kit.defect[index].adapter.content_hash
+        assert parameter(result, "version") == index + 1
 
 
 async def test_all_pictures_of_a_request_have_one_version_though_a_promotion_comes_between(

@@ -15,6 +15,7 @@ from factories import pictures
 from kserving import shots_of, stub, triton_of, triton_refused
 from lensmount.errors import InvalidInputError, UnimplementedError
 from lensmount.results import AdapterEventKind
+from lensmount_server.kserve import repository
 from serving import CLOSE, Kit, Served, refused, serving, stored
 
 SHOT = pictures(1, seed=12)[0]
@@ -28,6 +29,7 @@ async def test_the_index_tells_all_aliases_and_what_is_unloaded(live: Served, ki
     await live.client.register(kit.defect[1].folder, alias="canary")
     assert await index(client) == {
         ("defect", "1", "READY"),
+        ("defect", "2", "READY"),
         ("defect@canary", "2", "READY"),
         ("grade", "1", "READY"),
         ("surface", "1", "READY"),
@@ -39,6 +41,22 @@ async def test_the_index_tells_all_aliases_and_what_is_unloaded(live: Served, ki
     assert "live" in listed["defect"].reason
     ready = await stub(live).RepositoryIndex(service_pb2.RepositoryIndexRequest(ready=True))
     assert [each.name for each in ready.models] == ["grade", "surface"]
+
+
+async def test_of_very_many_versions_the_index_tells_those_that_matter(
+    kit: Kit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(kit, tmp_path / "data") as live:
+        await live.client.register(kit.defect[0].folder, alias="live")
+        for version in kit.defect[1:]:
+            await live.client.register(version.folder)
+    monkeypatch.setattr(repository, "MAX_LISTED", 2)
+    async with serving(kit, tmp_path / "data") as live, triton_of(live) as client:
+        assert await index(client) == {("defect", "1", "READY")}
+        await client.infer("defect", shots_of(SHOT), model_version="3")
+        assert await index(client) == {("defect", "1", "READY"), ("defect", "3", "READY")}
+        monkeypatch.setattr(repository, "MAX_LISTED", 3)
+        assert await index(client) == {("defect", number, "READY") for number in "123"}
 
 
 async def test_a_damaged_adapter_is_unavailable_with_the_reason(kit: Kit, tmp_path: Path) -> None:
@@ -53,9 +71,18 @@ async def test_a_damaged_adapter_is_unavailable_with_the_reason(kit: Kit, tmp_pa
             await triton_refused(client.infer("defect@canary", shots_of(SHOT)), "UNAVAILABLE")
             assert not await client.is_model_ready("defect@canary")
         await triton_refused(client.load_model("defect@canary"), "FAILED_PRECONDITION")
-        listed = {each.name: each for each in (await client.get_model_repository_index()).models}
-        assert (listed["defect@canary"].state, listed["defect"].state) == ("UNAVAILABLE", "READY")
-        assert listed["defect@canary"].reason
+        assert await index(client) == {
+            ("defect", "1", "READY"),
+            ("defect", "2", "UNAVAILABLE"),
+            ("defect@canary", "2", "UNAVAILABLE"),
+        }
+        listed = (await client.get_model_repository_index()).models
+        assert [bool(each.reason) for each in listed] == [False, True, True]
+        assert list((await client.get_model_metadata("defect")).versions) == ["1"]
+        statistics = (await client.get_inference_statistics()).model_stats
+        assert [(each.name, each.version) for each in statistics if not each.inference_stats.fail.count] == [
+            ("defect", "1")
+        ]
         result = await client.infer("defect", shots_of(SHOT))
         assert result.as_numpy("scores")[0] == pytest.approx(kit.defect[0].scores(SHOT), abs=CLOSE)
 
@@ -143,7 +170,7 @@ async def test_a_config_may_name_a_version_alone(client: Any, config: str) -> No
 
 async def test_an_alias_that_is_no_name(client: Any) -> None:
     await triton_refused(client.load_model("defect@a b", config=policy(1)), "INVALID_ARGUMENT")
-    await triton_refused(client.load_model("defect@", config=policy(1)), "INVALID_ARGUMENT")
+    await triton_refused(client.load_model("defect@", config=policy(1)), "NOT_FOUND")
 
 
 async def test_what_can_not_be_given(live: Served, client: Any) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
@@ -122,7 +123,8 @@ WRONG: dict[str, tuple[int, int, str]] = {
     "not what the shape needs": (STACK.nbytes - 1, 0, "INVALID_ARGUMENT"),
     "nothing": (0, 0, "INVALID_ARGUMENT"),
     "far beyond": (STACK.nbytes, 2**63 - 1, "INVALID_ARGUMENT"),
-    "all there is": (2**63 - 1, 2**63 - 1, "RESOURCE_EXHAUSTED"),
+    "all there is": (2**63 - 1, 2**63 - 1, "INVALID_ARGUMENT"),
+    "more than a message": (40 << 20, 0, "INVALID_ARGUMENT"),
 }
 
 
@@ -134,13 +136,54 @@ async def test_a_place_that_is_none(client: Any, key: str, handle: Any, name: st
     assert (await client.infer("defect", in_memory())).as_numpy("scores").shape == (2, 3)
 
 
-@pytest.mark.parametrize(("size", "offset"), [(23, 0), (24, STACK.nbytes + 1001), (24, 2**63 - 1), (2**63 - 1, 0)])
-async def test_a_place_for_an_output_that_is_none(client: Any, key: str, handle: Any, size: int, offset: int) -> None:
+async def test_an_input_in_a_region_beyond_what_a_message_may_hold(client: Any, key: str) -> None:
+    (FOLDER / key).touch()
+    os.truncate(FOLDER / key, 40 << 20)
+    await client.register_system_shared_memory("pictures", key, 40 << 20)
+    await triton_refused(client.infer("defect", in_memory(40 << 20)), "RESOURCE_EXHAUSTED")
+    await triton_refused(client.infer("defect", in_memory((40 << 20) + 1)), "INVALID_ARGUMENT")
+
+
+@pytest.mark.parametrize(
+    ("size", "offset", "code"),
+    [
+        (23, 0, "INTERNAL"),
+        (24, STACK.nbytes + 1001, "INVALID_ARGUMENT"),
+        (24, 2**63 - 1, "INVALID_ARGUMENT"),
+        (2**63 - 1, 0, "INVALID_ARGUMENT"),
+    ],
+)
+async def test_a_place_for_an_output_that_is_none(
+    client: Any, key: str, handle: Any, size: int, offset: int, code: str
+) -> None:
     await client.register_system_shared_memory("pictures", key, STACK.nbytes + 1024)
-    await triton_refused(
-        client.infer("defect", shots_of(*SHOTS), outputs=scores_in_memory(size, offset)), "INVALID_ARGUMENT"
-    )
+    await triton_refused(client.infer("defect", shots_of(*SHOTS), outputs=scores_in_memory(size, offset)), code)
     assert np.array_equal(shm.get_contents_as_numpy(handle, np.uint8, STACK.shape), STACK)
+
+
+@pytest.mark.parametrize("trouble", ["it is too small", "its object was cut short"])
+async def test_where_the_second_output_has_no_room_the_first_is_not_written(
+    client: Any, key: str, handle: Any, trouble: str
+) -> None:
+    await client.register_system_shared_memory("pictures", key, STACK.nbytes + 1024)
+    labels = triton.InferRequestedOutput("labels")
+    if trouble == "it is too small":
+        labels.set_shared_memory("pictures", 1, STACK.nbytes + 100)
+    else:
+        labels.set_shared_memory("pictures", 100, STACK.nbytes + 100)
+        os.truncate(FOLDER / key, STACK.nbytes + 101)
+    sentence = await triton_refused(
+        client.infer("defect", shots_of(*SHOTS), outputs=[*scores_in_memory(), labels]),
+        "INTERNAL" if trouble == "it is too small" else "INVALID_ARGUMENT",
+    )
+    assert sentence.startswith("outputs.labels")
+    with (FOLDER / key).open("rb") as written:
+        written.seek(STACK.nbytes)
+        assert not any(written.read())
+    if trouble == "it is too small":  # the guard: with room for both, the same bytes are written
+        labels.set_shared_memory("pictures", 100, STACK.nbytes + 100)
+        await client.infer("defect", shots_of(*SHOTS), outputs=[*scores_in_memory(), labels])
+        assert shm.get_contents_as_numpy(handle, np.float32, [2, 3], STACK.nbytes).all()
 
 
 async def test_an_object_that_is_cut_short_later(live: Served, client: Any, key: str, handle: Any) -> None:
@@ -198,6 +241,32 @@ async def test_what_is_no_object(live: Served, key: str) -> None:
         error = await refused(stub(live).SystemSharedMemoryRegister(request))
         assert (error.code, error.field) == (grpc.StatusCode.INVALID_ARGUMENT, "key")
         remove()
+
+
+@contextmanager
+def without_root() -> Iterator[None]:
+    """While open, this process may open only what its user may."""
+    os.seteuid(4321 if ME == 0 else ME)
+    try:
+        yield
+    finally:
+        os.seteuid(ME)
+
+
+def test_an_object_that_the_server_may_not_open(key: str) -> None:
+    """As where it is of mode 0600 and the client is another user than the server."""
+    (FOLDER / key).write_bytes(b"0123456789")
+    (FOLDER / key).chmod(0o600 if ME == 0 else 0)
+    regions = Regions()
+    with without_root():
+        error = registered(regions, ME, key)
+    assert isinstance(error, InvalidInputError)
+    assert "may not open" in error.message
+    assert "0666" in error.fix
+    (FOLDER / key).chmod(0o666)
+    with without_root():
+        assert registered(regions, ME, key) is None
+    regions.close()
 
 
 def registered(regions: Regions, uid: int, key: str, name: str = "region") -> LensmountError | None:

@@ -24,7 +24,10 @@ async def stats(client: Any, model: str = "defect", version: str = "") -> Any:
 async def test_nothing_yet(client: Any) -> None:
     found = await stats(client)
     assert (found.name, found.version, found.inference_count, found.last_inference) == ("defect", "1", 0, 0)
-    assert not (await client.get_inference_statistics()).model_stats
+    every = (await client.get_inference_statistics()).model_stats
+    assert [(each.name, each.version) for each in every] == [("defect", "1"), ("grade", "1"), ("surface", "1")]
+    assert not any(each.inference_count or each.inference_stats.success.count for each in every)
+    assert all(each.inference_stats.HasField("queue") for each in every)
 
 
 async def test_requests_pictures_and_times(client: Any) -> None:
@@ -53,7 +56,10 @@ async def test_failures_are_those_of_their_model(live: Served, client: Any) -> N
     found = await stats(client)
     assert (found.inference_stats.fail.count, found.inference_stats.success.count, found.inference_count) == (1, 0, 0)
     assert found.inference_stats.fail.ns > 0
-    assert [each.name for each in (await client.get_inference_statistics()).model_stats] == ["defect"]
+    every = (await client.get_inference_statistics()).model_stats
+    assert [(each.name, each.inference_stats.fail.count) for each in every] == [
+        ("defect", 1), ("grade", 0), ("surface", 0),
+    ]  # fmt: skip
 
 
 async def test_by_version_and_by_alias(live: Served, kit: Kit, client: Any) -> None:
@@ -65,7 +71,8 @@ async def test_by_version_and_by_alias(live: Served, kit: Kit, client: Any) -> N
         (each.name, each.version): each.inference_count
         for each in (await client.get_inference_statistics()).model_stats
     }
-    assert every == {("defect", "1"): 1, ("defect", "2"): 2, ("defect@canary", "2"): 3, ("surface", "1"): 4}
+    counts = {("defect", "1"): 1, ("defect", "2"): 2, ("defect@canary", "2"): 3, ("surface", "1"): 4}
+    assert every == counts | {("grade", "1"): 0}
     assert (await stats(client, "defect", "2")).inference_count == 2
     await triton_refused(client.get_inference_statistics("defect", "7"), "INVALID_ARGUMENT")
 

@@ -1,10 +1,11 @@
-"""ModelStreamInfer: side by side, each response with its id, errors one by one."""
+"""ModelStreamInfer: computed side by side, answered in order, each response with its id, errors in their places."""
 
 from __future__ import annotations
 
 import asyncio
 import queue
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import grpc
@@ -29,15 +30,14 @@ async def test_the_asynchronous_client(live: Served, client: Any) -> None:
             inputs = shots_of(SHOTS[number % 4])
             yield {"model_name": "defect", "inputs": inputs, "request_id": str(number)}
 
-    found = {}
+    found = []
     async for result, error in client.stream_infer(asked()):
         assert error is None
         response = result.get_response()
-        found[int(response.id)] = result.as_numpy("scores")[0]
-        assert "triton_final_response" not in response.parameters
-    assert sorted(found) == list(range(24))
-    for number, scores in found.items():
-        np.testing.assert_allclose(scores, expected[number % 4], rtol=0, atol=1e-6)
+        found.append(response.id)
+        np.testing.assert_allclose(result.as_numpy("scores")[0], expected[len(found[1:]) % 4], rtol=0, atol=1e-6)
+        assert response.parameters["triton_final_response"].bool_param
+    assert found == [str(number) for number in range(24)]
 
 
 async def test_the_blocking_client(live: Served) -> None:
@@ -55,8 +55,8 @@ async def test_the_blocking_client(live: Served) -> None:
 
     found = await blocking(run)
     good = {result.get_response().id: result.get_response() for result, error in found if error is None}
-    (error,) = [error for _, error in found if error is not None]
-    assert set(good) == {"defect", "surface"}
+    assert list(good) == ["defect", "surface"]
+    error = found[1][1]
     assert all(response.parameters["triton_final_response"].bool_param for response in good.values())
     assert error.message().startswith("[request id: weather] tasks: no such task is live")
     assert " Fix: " in error.message()
@@ -67,7 +67,8 @@ async def test_what_is_wrong_with_one_request_ends_no_other(live: Served) -> Non
     bad.raw_input_contents[0] = b"short"
     call = stub(live).ModelStreamInfer(iter([good, bad, raw_request(SHOTS[:1], "weather"), good]))
     found = [response async for response in call]
-    assert sorted(response.infer_response.id for response in found) == ["", "bad", "good", "good"]
+    assert [response.infer_response.id for response in found] == ["good", "bad", "", "good"]
+    assert all(response.infer_response.parameters["triton_final_response"].bool_param for response in found)
     wrong = {response.infer_response.id: response.error_message for response in found if response.error_message}
     assert "wrong number of bytes" in wrong["bad"]
     assert "no such task is live" in wrong[""]
@@ -124,31 +125,62 @@ async def test_so_many_are_under_way_and_no_more_are_read() -> None:
     assert counted.most == MAX_UNDER_WAY
 
 
-async def test_who_is_ready_first_goes_first() -> None:
+async def test_all_are_computed_side_by_side_and_answered_in_order() -> None:
     gates = [asyncio.Event() for _ in range(3)]
+    done: list[int] = []
 
     async def answer(number: int) -> int:
         await gates[number].wait()
+        done.append(number)
         return number
 
-    async def numbers() -> AsyncIterator[int]:
-        for number in range(3):
-            yield number
-
-    responses = answered(numbers(), answer)
-    for number in (2, 0, 1):
+    responses = answered(several(3), answer)
+    first = asyncio.ensure_future(anext(responses))
+    for number in (2, 1):
         gates[number].set()
-        assert await asyncio.wait_for(anext(responses), PATIENCE_S) == number
-    assert [each async for each in responses] == []
+        await eventually(partial(done.__contains__, number), "it is computed before its turn")
+    assert not first.done()
+    gates[0].set()
+    assert [await first, *[each async for each in responses]] == [0, 1, 2]
+    assert done == [2, 1, 0]
 
 
-async def test_requests_that_fail_end_the_stream() -> None:
+async def test_a_slow_request_is_answered_before_those_behind_it(live: Served) -> None:
+    many = raw_request([SHOTS[number % 4] for number in range(100)], id="many")
+    one = raw_request(SHOTS[:1], id="one")
+    wrong = raw_request(SHOTS[:1], "weather", id="wrong")
+    call = stub(live).ModelStreamInfer(iter([many, one, wrong, one]))
+    assert [response.infer_response.id async for response in call] == ["many", "one", "wrong", "one"]
+
+
+async def several(count: int) -> AsyncIterator[int]:
+    for number in range(count):
+        yield number
+
+
+async def test_requests_that_fail_end_the_stream_behind_what_came_before() -> None:
     async def numbers() -> AsyncIterator[int]:
         yield 1
         raise InvalidInputError("no message")
 
     async def answer(number: int) -> int:
+        await asyncio.sleep(0)
         return number
 
+    responses = answered(numbers(), answer)
+    assert await anext(responses) == 1
     with pytest.raises(InvalidInputError):
-        _ = [each async for each in answered(numbers(), answer)]
+        await anext(responses)
+
+
+async def test_an_answer_that_fails_gives_up_the_others() -> None:
+    before = own_tasks()
+
+    async def answer(number: int) -> int:
+        if number:
+            await asyncio.Event().wait()
+        raise InvalidInputError("no answer")
+
+    with pytest.raises(InvalidInputError):
+        await anext(answered(several(5), answer))
+    assert own_tasks() == before

@@ -27,6 +27,17 @@ def test_versions_count_from_one_for_each_task(registry: Registry, shelf: Shelf)
     assert [(each.task, each.version) for each in found] == expected
 
 
+def test_the_versions_of_a_task_and_of_all(registry: Registry, shelf: Shelf) -> None:
+    cards = [("a", "surface"), ("a", "defect"), ("b", "defect"), ("c", "defect")]
+    surface, first, second, third = [add(registry, shelf, card, task)[0].id for card, task in cards]
+    registry.delete("defect", 2)
+    assert registry.identities("defect") == [first, third]
+    assert registry.identities() == [first, third, surface]
+    assert registry.identities(limit=1) == [first]
+    assert registry.identities("weather") == []
+    assert second.version == 2
+
+
 def test_a_version_is_what_was_registered(registry: Registry, shelf: Shelf) -> None:
     record, is_new = add(registry, shelf, "a", by=ME)
     package, _ = shelf.package("a")

@@ -178,6 +178,8 @@ def test_a_refusal_says_why() -> None:
     assert isinstance(error, DeadlineError)
     assert (error.field, error.value) == ("deadline", "30 ms left, 90 ms needed")
     assert error.fix
+    passed = Refusal(due(0.03), Reason.LATE, 0.0304, 0.1204, 1).error()
+    assert passed.value == "0 ms left, 90 ms needed"
     full = Queue(Table(), limit=1)
     full.admit(due(None), 0.0)
     error = refused(full, due(None)).error()
