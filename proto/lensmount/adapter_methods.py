@@ -57,9 +57,10 @@ class AdapterMethods(ABC):
                 try:
                     return self._upload(archive, upload, timeout, progress)
                 except UnavailableError:
-                    before, offset = offset, self._received_before_the_break(archive)
-                    if attempt == UPLOADS or offset <= before:
+                    if attempt == UPLOADS:
                         raise
+                    # No more than before where the server has not come to read what arrived.
+                    offset = self._received_before_the_break(archive)
         raise AssertionError("unreachable")
 
     def adapters(

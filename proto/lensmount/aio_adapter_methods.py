@@ -61,9 +61,10 @@ class AsyncAdapterMethods(ABC):
                 try:
                     return await self._upload(archive, upload, timeout, progress)
                 except UnavailableError:
-                    before, offset = offset, await self._received_before_the_break(archive)
-                    if attempt == UPLOADS or offset <= before:
+                    if attempt == UPLOADS:
                         raise
+                    # No more than before where the server has not come to read what arrived.
+                    offset = await self._received_before_the_break(archive)
         raise AssertionError("unreachable")
 
     async def adapters(
