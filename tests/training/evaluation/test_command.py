@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import platformdirs
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -28,7 +29,7 @@ from lensmount_training.data.reading import read
 from lensmount_training.evaluation.command import evaluate
 from lensmount_training.evaluation.running import Request, judge
 from lensmount_training.progress import NoProgress
-from lensmount_training.sealed import openings
+from lensmount_training.sealed import identity, openings
 from lensmount_training.split import split_file, split_once
 
 Run = Callable[..., Result]
@@ -76,7 +77,7 @@ def write_pictures(folder: Path, backbone: Backbone, package: Path) -> None:
 
 @pytest.fixture
 def run(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setattr("lensmount_training.context.default_cache", lambda: tmp_path / "cache")
+    monkeypatch.setattr(platformdirs, "user_cache_path", lambda _: tmp_path)
 
     def invoke(*arguments: object, out: Path = tmp_path / "out") -> Result:
         given = [str(bench.package), str(bench.data), "--weights", str(bench.weights), "--out", str(out)]
@@ -199,22 +200,52 @@ def test_other_weights_are_refused(bench: Bench, tmp_path: Path) -> None:
     assert caught.value.field == "task.json: backbone.fingerprint"
 
 
+def split_of(bench: Bench, folder: Path) -> Path:
+    """The file of a split of the bench's pictures."""
+    dataset = read(list_folder(bench.data), bench.backbone.preprocessing, folder / "cache", NoProgress())
+    split_once(dataset, 0, folder / "package")
+    return split_file(folder / "package", dataset.hash, 0)
+
+
 def test_a_test_set_is_opened_on_the_record(bench: Bench, run: Run, tmp_path: Path) -> None:
-    dataset = read(list_folder(bench.data), bench.backbone.preprocessing, tmp_path / "cache", NoProgress())
-    split_once(dataset, 0, tmp_path / "package")
-    path = split_file(tmp_path / "package", dataset.hash, 0)
+    path = split_of(bench, tmp_path)
     told = [json.loads(run("--part", "test", "--split", path, "--json").stdout) for _ in range(2)]
     assert [own["part"] for own in told] == ["The sealed test set; it was opened once so far."] * 2  # the same package
     assert told[0]["metrics"]["pictures"] == 8
     (opening,) = openings(path.with_suffix(".opened.jsonl"))
     assert opening["purpose"] == "evaluate package"
-    assert opening["content"] == read_package(bench.package).content_hash
+    package = read_package(bench.package)
+    assert opening["content"] == identity(package.tensors, package.manifest.temperature, package.manifest.thresholds)
+
+
+def test_all_the_pictures_are_an_opening_where_the_split_is_known(bench: Bench, run: Run, tmp_path: Path) -> None:
+    path = split_of(bench, tmp_path)
+    unknown = run()
+    assert "sealed" not in unknown.stderr
+    lora_package(tmp_path, bench.backbone, task="t", labels=2, seed=1)  # the same numbers, beside the split
+    for numbers in (("--split", path), ("--split", path, "--against", tmp_path / "package")):
+        known = run(*numbers, "--json")
+        assert "on record as an opening" in " ".join(known.stderr.split())
+        told = json.loads(known.stdout)
+        assert "with the sealed test set, which was opened once so far" in told["part"]
+        assert told["metrics"]["pictures"] == 40
+    assert len(openings(path.with_suffix(".opened.jsonl"))) == 1
+    head_package(tmp_path / "other", bench.backbone, task="t", labels=2, seed=3)
+    assert run("--split", path, "--against", tmp_path / "other").exit_code == 0
+    purposes = [own["purpose"] for own in openings(path.with_suffix(".opened.jsonl"))]
+    assert purposes == ["evaluate package", "evaluate other"]  # who is compared with it has seen them too
+
+
+def test_the_split_beside_the_package_is_found(bench: Bench, run: Run, tmp_path: Path) -> None:
+    path = split_of(bench, tmp_path)
+    lora_package(tmp_path, bench.backbone, task="t", labels=2, seed=1)
+    request = Request(tmp_path / "package", bench.data, bench.weights)
+    assert "was opened once so far" in judge(request, Context(cache=tmp_path / "cache")).report.part
+    assert path.with_suffix(".opened.jsonl").is_file()
 
 
 def test_validation_pictures_are_no_opening(bench: Bench, run: Run, tmp_path: Path) -> None:
-    dataset = read(list_folder(bench.data), bench.backbone.preprocessing, tmp_path / "cache", NoProgress())
-    split_once(dataset, 0, tmp_path / "package")
-    path = split_file(tmp_path / "package", dataset.hash, 0)
+    path = split_of(bench, tmp_path)
     told = json.loads(run("--part", "validation", "--split", path, "--json").stdout)
     assert told["metrics"]["pictures"] == 4
     assert not path.with_suffix(".opened.jsonl").exists()

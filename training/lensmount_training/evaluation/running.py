@@ -27,6 +27,7 @@ from lensmount_training.evaluation.report import Report, show
 from lensmount_training.evaluation.required import parse_required
 from lensmount_training.evaluation.scores import Bools, decisions, truths
 from lensmount_training.recipe import RECIPE, listing_options, parse_recipe
+from lensmount_training.sealed import identity
 
 
 @dataclass(frozen=True)
@@ -72,21 +73,24 @@ def judge(request: Request, context: Context) -> Judged:
     calibration = _calibration(manifest, request.required)
     backbone = load_backbone(manifest.backbone.name, request.weights)
     adapter = fit(package, backbone)
-    other = _other(request.against, manifest, backbone)
+    other = _other(request.against, manifest)
+    second = fit(other, backbone) if other else None
     listing = _listed(request.data, manifest)
     check_labels(listing, manifest)
     dataset = read(listing, manifest.preprocessing, context.cache, context.progress)
-    origin = Origin(request.package, package.content_hash, manifest.provenance.seed)
-    chosen = choose(request.part, dataset, origin, request.split)
+    origin = Origin(request.package, manifest.provenance.seed, _adapters(request, package, other))
+    chosen = choose(request.part, dataset, origin, context.openings, request.split)
+    if chosen.warning:
+        context.progress.say(chosen.warning)
     pictures = _pictures(dataset, chosen.files, manifest)
     logits = _logits(adapter, backbone, pictures.part, request.package.name, context)
     names = set(chosen.files)
     own = tuple(picture for picture in dataset.pictures if picture.file in names)
     evaluation = evaluate(logits, pictures.targets, manifest.labels, manifest.kind, calibration, own, request.seed)
     comparison = None
-    if other is not None and request.against is not None:
+    if second is not None and request.against is not None:
         called = decisions(logits, manifest.kind, calibration)
-        called_other = _called(other, backbone, pictures.part, manifest, request.against.name, context)
+        called_other = _called(second, backbone, pictures.part, manifest, request.against.name, context)
         comparison = compare(*_names(request), called, called_other, pictures.true, request.seed)
     report = Report(
         task=manifest.task,
@@ -135,7 +139,7 @@ def _logits(adapter: Adapter, backbone: Backbone, part: Pictures, name: str, con
     return predict_adapter(adapter, backbone, part, context.progress.bar(f"judging {name}", len(part)))
 
 
-def _other(path: Path | None, manifest: Manifest, backbone: Backbone) -> Adapter | None:
+def _other(path: Path | None, manifest: Manifest) -> Package | None:
     """The package to compare with, which must look at the same pictures and tell the same labels."""
     if path is None:
         return None
@@ -147,7 +151,17 @@ def _other(path: Path | None, manifest: Manifest, backbone: Backbone) -> Adapter
     if own.preprocessing != manifest.preprocessing:
         fix = "compare packages of the same backbone and preprocessing"
         raise InvalidInputError("it sees pictures in another size or cut", field="against", value=path, fix=fix)
-    return fit(package, backbone)
+    return package
+
+
+def _adapters(request: Request, package: Package, other: Package | None) -> tuple[tuple[str, str], ...]:
+    """Who sees the pictures: names and identities."""
+    seeing = ((request.package, package), (request.against, other))
+    return tuple((path.name, _identity(own)) for path, own in seeing if path and own)
+
+
+def _identity(package: Package) -> str:
+    return identity(package.tensors, package.manifest.temperature, package.manifest.thresholds)
 
 
 def _called(
