@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +27,12 @@ from lensmount_adapters.pictures import decode_picture
 from lensmount_training.context import Context
 from lensmount_training.data.folder import list_folder
 from lensmount_training.data.reading import read
-from lensmount_training.evaluation.command import evaluate
+from lensmount_training.evaluation.command import document, evaluate
+from lensmount_training.evaluation.listing import Reading
+from lensmount_training.evaluation.report import render
 from lensmount_training.evaluation.running import Request, judge
 from lensmount_training.progress import NoProgress
+from lensmount_training.recipe import make_recipe
 from lensmount_training.sealed import identity, openings
 from lensmount_training.split import split_file, split_once
 
@@ -190,6 +194,99 @@ def test_a_multi_label_package_judges_pictures_of_one_label_each(bench: Bench, t
     assert found.kind == "multi_label"
     assert found.scores.confusion == ()
     assert [own.support for own in found.scores.classes] == [20, 20]
+
+
+def table_of(bench: Bench, folder: Path, counts: dict[str, int]) -> Path:
+    """A table of so many pictures of the bench's labels."""
+    folder.mkdir()
+    lines = ["file,label"]
+    for label, count in counts.items():
+        for path in sorted((bench.data / label).iterdir())[:count]:
+            shutil.copy(path, folder / path.name)
+            lines.append(f"{path.name},{label}")
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def with_recipe(bench: Bench, folder: Path, **choices: object) -> Path:
+    """The bench's package, as if it had been trained by such a recipe."""
+    recipe = make_recipe({"data": "parts", "task": "t", **choices}).as_yaml()
+    provenance = read_package(bench.package).manifest.provenance
+    changed = provenance.model_copy(update={"settings": {"recipe": recipe}}).model_dump()
+    return with_labels(bench, folder, ["t-0", "t-1"], provenance=changed)
+
+
+@pytest.mark.parametrize(
+    "choices", [{"format": "imagefolder"}, {"format": "coco"}, {"group_by": "(day-[0-9])"}, {"format": "table"}, {}]
+)
+def test_data_in_another_form_than_it_was_trained_on(bench: Bench, tmp_path: Path, choices: dict[str, str]) -> None:
+    package = with_recipe(bench, tmp_path / "trained", **choices)
+    for data in (table_of(bench, tmp_path / "table", {"t-0": 6, "t-1": 6}), bench.data):
+        found = judge(Request(package, data, bench.weights), Context(cache=tmp_path / "cache")).report.evaluation
+        assert found.scores.pictures == (12 if data != bench.data else 40)
+
+
+def test_what_is_asked_for_wins_and_must_work(bench: Bench, tmp_path: Path) -> None:
+    package = with_recipe(bench, tmp_path / "trained", format="imagefolder", group_by="folder")
+    data = table_of(bench, tmp_path / "table", {"t-0": 6, "t-1": 6})
+    context = Context(cache=tmp_path / "cache")
+
+    def judged(reading: Reading) -> int:
+        report = judge(Request(package, data, bench.weights, reading=reading), context).report
+        return report.evaluation.scores.pictures
+
+    assert judged(Reading(format="table", group_by="none", every=2, margin=0.1)) == 12
+    for reading, field in ((Reading(format="coco"), "data"), (Reading(group_by="(day-[0-9])"), "group_by")):
+        with pytest.raises(InvalidInputError) as caught:
+            judged(reading)
+        assert caught.value.field == field
+
+
+def test_the_command_takes_how_data_are_read(run: Run) -> None:
+    words = ("--format", "imagefolder", "--group-by", "folder", "--every", "2", "--margin", "0.1", "--json")
+    assert json.loads(run(*words).stdout)["metrics"]["pictures"] == 40
+    failed = run("--format", "coco")
+    assert isinstance(failed.exception, InvalidInputError)
+    assert failed.exception.field == "data"
+
+
+@pytest.mark.parametrize("counts", [{"t-0": 3, "t-1": 20}, {"t-1": 4}, {"t-0": 1}])
+def test_a_few_pictures_of_the_field_are_enough(bench: Bench, tmp_path: Path, counts: dict[str, int]) -> None:
+    data = table_of(bench, tmp_path / "table", counts)
+    judged = judge(Request(bench.package, data, bench.weights), Context(cache=tmp_path / "cache"))
+    found = judged.report.evaluation
+    assert {own.label: own.support for own in found.scores.classes} == {"t-0": 0, "t-1": 0, **counts}
+    json.loads(json.dumps(document(judged), allow_nan=False))
+    assert f"{sum(counts.values())} picture" in render(judged.report)
+
+
+def test_no_picture_is_too_few(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "data" / "t-0").mkdir(parents=True)
+    with pytest.raises(InvalidInputError, match="no pictures"):
+        judge(Request(bench.package, tmp_path / "data", bench.weights), Context(cache=tmp_path / "cache"))
+
+
+def a_file(folder: Path) -> Path:
+    (folder / "file").touch()
+    return folder / "file" / "out"
+
+
+def a_folder_named_as_the_report(folder: Path) -> Path:
+    (folder / "out" / "report.html").mkdir(parents=True)
+    return folder / "out"
+
+
+@pytest.mark.parametrize("make", [a_file, a_folder_named_as_the_report])
+def test_a_place_that_can_not_be_written_is_told_before_the_seal_is_broken(
+    bench: Bench, run: Run, tmp_path: Path, make: Callable[[Path], Path]
+) -> None:
+    path = split_of(bench, tmp_path)
+    failed = run("--part", "test", "--split", path, out=make(tmp_path))
+    assert isinstance(failed.exception, InvalidInputError)
+    assert failed.exception.field == "out"
+    assert not path.with_suffix(".opened.jsonl").exists()
+    assert run("--part", "test", "--split", path, out=tmp_path / "new" / "out").exit_code == 0
+    assert path.with_suffix(".opened.jsonl").exists()
 
 
 def test_other_weights_are_refused(bench: Bench, tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from factories import fitted, lora_package, pictures, random_backbone, stacked
 from lensmount.errors import InvalidInputError
+from lensmount_adapters.adapter import Adapter
+from lensmount_adapters.answering import answer
 from lensmount_adapters.backbones import Backbone
 from lensmount_training.data import Pictures
 from lensmount_training.evaluation import predicting
@@ -78,12 +80,11 @@ def test_an_adapter_takes_smaller_portions_too(
     lora_package(tmp_path, backbone, task="t", labels=3)
     adapter = fitted(tmp_path / "package", backbone)
     expected = predict_adapter(adapter, backbone, shots, NoProgress())
-    usual = predicting.answer
 
-    def narrow(adapter: predicting.Adapter, backbone: Backbone, rows: Tensor) -> Tensor:
+    def narrow(adapter: Adapter, backbone: Backbone, rows: Tensor) -> Tensor:
         if len(rows) > 2:
             raise FULL
-        return usual(adapter, backbone, rows)
+        return answer(adapter, backbone, rows)
 
     monkeypatch.setattr(predicting, "answer", narrow)
     torch.testing.assert_close(predict_adapter(adapter, backbone, shots, NoProgress()), expected, rtol=1e-4, atol=1e-5)

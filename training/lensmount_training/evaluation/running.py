@@ -15,18 +15,18 @@ from lensmount_adapters.backbones import Backbone, load_backbone
 from lensmount_adapters.manifest import Manifest
 from lensmount_adapters.package import Package, read_package
 from lensmount_training.context import Context
-from lensmount_training.data import Dataset, Listing, Pictures
-from lensmount_training.data.formats import ListingOptions, list_pictures
+from lensmount_training.data import Dataset, Pictures
 from lensmount_training.data.reading import read
 from lensmount_training.evaluation.calibration import Calibration
 from lensmount_training.evaluation.comparing import compare
 from lensmount_training.evaluation.judging import evaluate
+from lensmount_training.evaluation.listing import AS_TRAINED, Reading, listed
 from lensmount_training.evaluation.parts import Origin, PartName, choose
 from lensmount_training.evaluation.predicting import predict_adapter
 from lensmount_training.evaluation.report import Report, show
 from lensmount_training.evaluation.required import parse_required
 from lensmount_training.evaluation.scores import Bools, decisions, truths
-from lensmount_training.recipe import RECIPE, listing_options, parse_recipe
+from lensmount_training.recipe import RECIPE
 from lensmount_training.sealed import identity
 
 
@@ -42,6 +42,7 @@ class Request:
     against: Path | None = None
     required: tuple[str, ...] = ()
     seed: int = 0
+    reading: Reading = AS_TRAINED
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,9 +76,8 @@ def judge(request: Request, context: Context) -> Judged:
     adapter = fit(package, backbone)
     other = _other(request.against, manifest)
     second = fit(other, backbone) if other else None
-    listing = _listed(request.data, manifest)
-    check_labels(listing, manifest)
-    dataset = read(listing, manifest.preprocessing, context.cache, context.progress)
+    listing = listed(request.data, request.reading, manifest)
+    dataset = read(listing, manifest.preprocessing, context.cache, context.progress, least=0)
     origin = Origin(request.package, manifest.provenance.seed, _adapters(request, package, other))
     chosen = choose(request.part, dataset, origin, context.openings, request.split)
     if chosen.warning:
@@ -102,27 +102,6 @@ def judge(request: Request, context: Context) -> Judged:
         skipped=dataset.skipped,
     )
     return Judged(report, manifest, package.content_hash)
-
-
-def check_labels(listing: Listing, manifest: Manifest) -> None:
-    """Raise InvalidInputError for labels that the package does not know, or several a picture where it takes one."""
-    unknown = [label for label in listing.labels if label not in manifest.labels]
-    if unknown:
-        shown = ", ".join(unknown[:8]) + (", …" if len(unknown) > 8 else "")
-        fix = f"rename them to labels of the package ({', '.join(manifest.labels[:8])}), or leave them out"
-        raise InvalidInputError("labels that the package does not know", field="data", value=shown, fix=fix)
-    if listing.kind == "multi_label" and manifest.kind == "single_label":
-        message, fix = (
-            "the data has any number of labels a picture, the package tells one",
-            "give data of one label each",
-        )
-        raise InvalidInputError(message, field="data", value=listing.folder, fix=fix)
-
-
-def _listed(data: Path, manifest: Manifest) -> Listing:
-    """The data, read and grouped as it was when the package was trained."""
-    recipe = manifest.provenance.settings.get(RECIPE)
-    return list_pictures(data, listing_options(parse_recipe(str(recipe))) if recipe else ListingOptions())
 
 
 def _pictures(dataset: Dataset, files: Sequence[str], manifest: Manifest) -> _Pictures:
