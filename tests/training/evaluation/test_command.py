@@ -28,13 +28,14 @@ from lensmount_training.context import Context
 from lensmount_training.data.folder import list_folder
 from lensmount_training.data.reading import read
 from lensmount_training.evaluation.command import document, evaluate
-from lensmount_training.evaluation.listing import Reading
+from lensmount_training.evaluation.listing import AS_TRAINED, Reading
+from lensmount_training.evaluation.parts import PartName
 from lensmount_training.evaluation.report import render
 from lensmount_training.evaluation.running import Request, judge
 from lensmount_training.progress import NoProgress
 from lensmount_training.recipe import make_recipe
 from lensmount_training.sealed import identity, openings
-from lensmount_training.split import split_file, split_once
+from lensmount_training.split import load_split, split_file, split_once
 
 Run = Callable[..., Result]
 
@@ -339,6 +340,29 @@ def test_the_split_beside_the_package_is_found(bench: Bench, run: Run, tmp_path:
     request = Request(tmp_path / "package", bench.data, bench.weights)
     assert "was opened once so far" in judge(request, Context(cache=tmp_path / "cache")).report.part
     assert path.with_suffix(".opened.jsonl").is_file()
+
+
+def test_the_test_set_is_known_among_more_pictures_and_in_other_groups(bench: Bench, tmp_path: Path) -> None:
+    path = split_of(bench, tmp_path)
+    split = load_split(path)
+    provenance = read_package(bench.package).manifest.provenance.model_copy(update={"data_hash": split.data_hash})
+    package = with_labels(bench, tmp_path / "package", ["t-0", "t-1"], provenance=provenance.model_dump())
+    data = tmp_path / "more"
+    shutil.copytree(bench.data, data)
+    Image.new("RGB", (16, 16), "red").save(data / "t-0" / "new.png")
+    context = Context(cache=tmp_path / "cache")
+
+    def part_of(name: PartName = "all", reading: Reading = AS_TRAINED) -> str:
+        return judge(Request(package, data, bench.weights, part=name, reading=reading), context).report.part
+
+    for reading in (AS_TRAINED, Reading(group_by="folder")):
+        assert "with the sealed test set, which was opened once so far" in part_of(reading=reading)
+    assert part_of("test") == "The sealed test set; it was opened once so far."
+    with pytest.raises(InvalidInputError, match="no split of this data"):
+        part_of("validation")
+    (data / split.test[0]).unlink()
+    assert "sealed" not in part_of()
+    assert len(openings(path.with_suffix(".opened.jsonl"))) == 1
 
 
 def test_validation_pictures_are_no_opening(bench: Bench, run: Run, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Literal
 from lensmount.errors import InvalidInputError
 from lensmount_training.data import Dataset
 from lensmount_training.sealed import Sealed
-from lensmount_training.split import read_split, split_file
+from lensmount_training.split import Split, load_split, read_split, seals, split_file
 
 PartName = Literal["all", "test", "validation"]
 KNOWN = "Those that the adapter was trained on make it look better than it is."
@@ -30,12 +30,13 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Origin:
-    """The package that is judged: where it lies, and the seed of its split.
+    """The package that is judged: where it lies, and of what data and with which seed its split was drawn.
 
     `adapters` are all that see the pictures, it and what it is compared with: names and identities.
     """
 
     package: Path
+    data_hash: str
     seed: int
     adapters: tuple[tuple[str, str], ...]
 
@@ -47,14 +48,14 @@ def choose(part: PartName, dataset: Dataset, origin: Origin, openings: Path, spl
     the folder `openings`, also where it is among all the pictures. Raises InvalidInputError where there is no such
     split, or it is of other data.
     """
-    path = split or split_file(origin.package, dataset.hash, origin.seed)
-    if part == "all" and not split and not path.is_file():
+    found = _known(dataset, origin, split)
+    if part == "all" and not split and not found:
         return Chosen(_all(dataset), f"All pictures of the data. {KNOWN}")
-    if not path.is_file():
+    if not found or (part == "validation" and found[1].data_hash != dataset.hash):
         message = "no split of this data is known here"
         fix = "give --split FILE, or --part all on pictures that were kept aside"
         raise InvalidInputError(message, field="part", value=part, fix=fix)
-    known = read_split(path, dataset)
+    path, known = found
     if part == "validation":
         return Chosen(known.validation, "The validation pictures, by which the adapter was chosen: it knows them.")
     number = _opened(Sealed(dataset, known, path, openings), origin)
@@ -68,6 +69,22 @@ def choose(part: PartName, dataset: Dataset, origin: Origin, openings: Path, spl
 def sealed_words(number: int) -> str:
     """What the pictures of a sealed test set are, after so many openings."""
     return f"The sealed test set; it was opened {_times(number)} so far."
+
+
+def _known(dataset: Dataset, origin: Origin, given: Path | None) -> tuple[Path, Split] | None:
+    """The split that is given, or that of these pictures beside the package, with its file.
+
+    Where the pictures are grouped in another way, or are more by now, it is the package's own split, as long as all its
+    sealed pictures are among them.
+    """
+    own = given or split_file(origin.package, dataset.hash, origin.seed)
+    if own.is_file():
+        return own, read_split(own, dataset)
+    trained = split_file(origin.package, origin.data_hash, origin.seed)
+    if given or not trained.is_file():
+        return None
+    split = load_split(trained)
+    return (trained, split) if seals(split, dataset) else None
 
 
 def _all(dataset: Dataset) -> tuple[str, ...]:

@@ -78,7 +78,8 @@ def judge(request: Request, context: Context) -> Judged:
     second = fit(other, backbone) if other else None
     listing = listed(request.data, request.reading, manifest)
     dataset = read(listing, manifest.preprocessing, context.cache, context.progress, least=0)
-    origin = Origin(request.package, manifest.provenance.seed, _adapters(request, package, other))
+    trained = manifest.provenance
+    origin = Origin(request.package, trained.data_hash, trained.seed, _adapters(request, package, other))
     chosen = choose(request.part, dataset, origin, context.openings, request.split)
     if chosen.warning:
         context.progress.say(chosen.warning)
