@@ -157,4 +157,5 @@ def _now() -> str:
 
 def _unwritable(path: Path, error: OSError) -> InvalidInputError:
     message = f"the opening of the test set can not be recorded: {error.strerror}"
-    return InvalidInputError(message, field="split", value=path, fix="make the folder writable")
+    fix = "make the folder writable; XDG_DATA_HOME says where the user's own is"
+    return InvalidInputError(message, field="split", value=path, fix=fix)
