@@ -22,6 +22,14 @@ def pytest_sessionfinish() -> None:
         zygotes.close_shared_zygote()
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _own_data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What a user keeps, such as who opened a test set, tests and the processes that they start keep apart."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """An engine that a test opens takes all cores for torch; the tests behind it share them with other workers."""

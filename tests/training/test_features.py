@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from factories import pictures, random_backbone, stacked
 from lensmount.errors import InvalidInputError
 from lensmount_adapters.backbones import Backbone
 from lensmount_training.context import Context
 from lensmount_training.data import Pictures
-from lensmount_training.features import POOLED, VIEWS, at_fork, at_forks, batches, check_views, pooled
+from lensmount_training.features import PLAIN, POOLED, VIEWS, at_fork, at_forks, check_views, pooled
+from lensmount_training.memory import batches
 from lensmount_training.progress import NoProgress
 
 
@@ -157,6 +160,42 @@ def test_quarter_turns_need_a_square_input() -> None:
     check_views(wide, ("identity", "rot180"))
     with pytest.raises(InvalidInputError, match="not square"):
         check_views(wide, ("identity", "rot90"))
+
+
+@contextmanager
+def narrow(backbone: Backbone, limit: int, error: Exception) -> Iterator[None]:
+    """The backbone's middle fails on more than `limit` pictures at once."""
+
+    def check(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if len(inputs[0]) > limit:
+            raise error
+
+    hook = backbone.model.get_submodule("blocks.3").register_forward_pre_hook(check)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def test_full_memory_makes_portions_smaller_and_changes_nothing(
+    backbone: Backbone, shots: Pictures, context: Context
+) -> None:
+    other = replace(context, cache=context.cache / "other")
+    whole = at_forks(backbone, (2, POOLED), shots, PLAIN, context)
+    with narrow(backbone, 3, RuntimeError("could not create a primitive")):
+        parted = at_forks(backbone, (2, POOLED), shots, PLAIN, other)
+        again = at_forks(backbone, (2, POOLED), shots, PLAIN, context)  # found under the same key: nothing is computed
+    for fork, cache in whole.items():
+        rows = slice(len(shots))
+        assert torch.equal(again[fork].plain(rows), cache.plain(rows))
+        torch.testing.assert_close(parted[fork].plain(rows), cache.plain(rows), rtol=1e-3, atol=1e-3)
+
+
+def test_one_picture_that_is_too_much_and_other_errors(backbone: Backbone, shots: Pictures, context: Context) -> None:
+    with narrow(backbone, 0, torch.cuda.OutOfMemoryError()), pytest.raises(InvalidInputError, match="one picture"):
+        pooled(backbone, shots, PLAIN, context)
+    with narrow(backbone, 3, RuntimeError("shapes do not fit")), pytest.raises(RuntimeError, match="shapes"):
+        pooled(backbone, shots, PLAIN, context)
 
 
 def test_batches_cover_every_row_once() -> None:

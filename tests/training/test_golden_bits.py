@@ -10,9 +10,8 @@ from safetensors.torch import save_file
 
 from factories import pictures, random_backbone, stacked
 from lensmount import AsyncClient
-from lensmount_adapters.adapter import fit
-from lensmount_adapters.answering import answer
 from lensmount_adapters.backbones import Backbone
+from lensmount_adapters.golden import Golden, write_golden
 from lensmount_adapters.package import read_package
 from lensmount_adapters.pictures import Pixels
 from lensmount_server.app import running
@@ -63,11 +62,21 @@ async def test_a_server_in_fp32_answers_with_the_bits_of_the_trainer(kind: str, 
             assert [each.score for each in answer.scores] == torch.softmax(logits, 0).tolist()
 
 
-def test_all_pictures_in_one_batch_have_other_bits(tmp_path: Path) -> None:
-    """Why each is computed alone: the negative control of the test above, where this machine shows it."""
-    backbone = random_backbone("test_efficientnet")
-    package = read_package(train(backbone, STRATEGIES["lora"], pictures(16, seed=7), tmp_path))
-    together = answer(fit(package, backbone), backbone, stacked(backbone, package.golden.pictures))
-    if torch.equal(together, package.golden.logits):
-        pytest.skip("on this machine the size of a batch changes no bit")
-    torch.testing.assert_close(together, package.golden.logits, rtol=0, atol=1e-4 * float(together.abs().max()))
+async def test_a_server_tells_the_least_difference(tmp_path: Path) -> None:
+    """The negative control: the last bit of one logit is seen."""
+    backbone = random_backbone("test_vit")
+    weights = tmp_path / "weights.safetensors"
+    save_file(backbone.model.state_dict(), weights)
+    package = train(backbone, STRATEGIES["features"], pictures(4, seed=7), tmp_path)
+    golden = read_package(package).golden
+    logits = golden.logits.clone()
+    place = int(logits.abs().argmax())
+    logits.view(-1)[place] = torch.nextafter(logits.view(-1)[place], torch.tensor(torch.inf))
+    write_golden(package, Golden(golden.pictures, logits))
+    engine = EngineSettings("reference", "fp32", threads=torch.get_num_threads())
+    config = ServeConfig(tmp_path / "data", "127.0.0.1:0", "test_vit", weights, engine, addresses=ANYWHERE)
+    async with running(config, shared_zygote()) as (address, _), AsyncClient(address, timeout=60) as client:
+        done = await client.register(package)
+    detail = next(check.detail for check in done.checks if check.name == "golden")
+    assert detail.startswith("4 pictures in fp32, largest difference ")
+    assert "difference 0.0e+00" not in detail

@@ -33,7 +33,7 @@ from lensmount_training.data.reading import read
 from lensmount_training.evaluation import score
 from lensmount_training.progress import NoProgress
 from lensmount_training.recipe import Recipe, make_recipe
-from lensmount_training.sealed import openings
+from lensmount_training.sealed import identity, openings
 from lensmount_training.split import split_file
 from lensmount_training.strategies import Lora, Problem, Strategy, Trained
 from lensmount_training.workflow import Run, train
@@ -69,7 +69,8 @@ def run(
     request: pytest.FixtureRequest, digits: Path, backbone: Backbone, tmp_path_factory: pytest.TempPathFactory
 ) -> Run:
     choices = {"features": {}, "lora": LORA, "finetune": FINETUNE}[request.param]
-    return train(recipe(digits, **choices), tmp_path_factory.mktemp("run") / "digit", backbone=backbone)
+    folder = tmp_path_factory.mktemp("run")
+    return train(recipe(digits, **choices), folder / "digit", backbone=backbone, openings=folder / "openings")
 
 
 def served(backbone: Backbone, run: Run) -> torch.Tensor:
@@ -219,12 +220,30 @@ def test_no_strategy_sees_a_picture_of_the_test_set(
 
 
 def test_every_opening_of_the_test_set_is_in_the_package(digits: Path, backbone: Backbone, tmp_path: Path) -> None:
-    runs = [train(recipe(digits, views=views), tmp_path / f"digit-{views[-1]}", backbone=backbone) for views in VIEWS]
+    """Wherever the runs write: they are of the same pictures on the same machine."""
+    runs = [train(recipe(digits, views=views), tmp_path / views[-1] / "digit", backbone=backbone) for views in VIEWS]
     assert [run.openings for run in runs] == [1, 2]
     assert [run.manifest.metrics["test_openings"] for run in runs] == [1, 2]
-    (record,) = tmp_path.glob("*.opened.jsonl")
-    assert [opening["purpose"] for opening in openings(record)] == ["train digit-identity", "train digit-hflip"]
+    assert [len(openings(record)) for record in tmp_path.glob("*/*.opened.jsonl")] == [1, 1]
     assert "this was opening 2" in (runs[1].out / "README.md").read_text()
+
+
+def test_what_was_trained_is_known_again_when_it_is_evaluated(run: Run) -> None:
+    """Its numbers are the same before it is packed and when the package is read."""
+    package = read_package(run.out)
+    (record,) = run.out.parent.glob("*.opened.jsonl")
+    (opening,) = openings(record)
+    assert opening["content"] == identity(package.tensors, package.manifest.temperature, package.manifest.thresholds)
+
+
+def test_a_folder_where_no_opening_can_be_kept_is_told_before_the_training(
+    digits: Path, backbone: Backbone, tmp_path: Path, shown: list[Problem]
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InvalidInputError, match="can not be recorded") as caught:
+        train(recipe(digits), tmp_path / "digit", backbone=backbone, openings=tmp_path / "file" / "openings")
+    assert caught.value.field == "split"
+    assert not shown
 
 
 VIEWS = (("identity",), ("identity", "hflip"))

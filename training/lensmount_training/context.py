@@ -18,6 +18,11 @@ def default_cache() -> Path:
     return platformdirs.user_cache_path("lensmount") / "training"
 
 
+def default_openings() -> Path:
+    """The folder where all runs of this user find who opened a test set before."""
+    return platformdirs.user_data_path("lensmount") / "openings"
+
+
 def _nowhere(name: str, value: float, step: int) -> None:
     """No log."""
 
@@ -27,13 +32,15 @@ class Context:
     """Progress, places and a log.
 
     `cache` holds decoded pictures and activations by content; `checkpoints`, where there is one, is the folder
-    of what this run alone can take up again after it was killed; `log` takes a scalar's name, value and step.
+    of what this run alone can take up again after it was killed; `log` takes a scalar's name, value and step;
+    `openings` says who opened a test set before.
     """
 
     progress: Progress = field(default_factory=NoProgress)
     cache: Path = field(default_factory=default_cache)
     checkpoints: Path | None = None
     log: Log = _nowhere
+    openings: Path = field(default_factory=default_openings)
 
     def below(self, name: str) -> Context:
         """The context of one stage: a folder of its own for checkpoints, its name before every scalar's."""

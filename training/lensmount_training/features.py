@@ -21,10 +21,9 @@ from lensmount_adapters.backbones import Backbone
 from lensmount_training.context import Context
 from lensmount_training.data.dataset import Pictures
 from lensmount_training.data.rows import Array, MappedRows, RowStore
+from lensmount_training.memory import Portions
 from lensmount_training.processes import current
 
-# On a CPU small batches stay in the cache; 8 was faster than 32.
-BATCH = 8
 POOLED = -1
 
 View = Callable[[Tensor], Tensor]
@@ -81,7 +80,7 @@ def at_forks(
 
     float16 halves the memory and moved pooled features by at most 0.2 % of their deviation (ViT-Tiny,
     EfficientNet-Lite0); beyond its range values are cut, not made infinite. Raises InvalidInputError for a view
-    that does not fit, and when the disk is full.
+    that does not fit, when the disk is full, and when the memory is not enough for one picture.
     """
     found = _found(backbone, forks, pictures, views, context)
     return {fork: Cache(tuple(found[fork, view] for view in views), pictures.targets) for fork in forks}
@@ -108,11 +107,6 @@ def check_views(backbone: Backbone, views: Sequence[str]) -> None:
         raise InvalidInputError(message, field="views", value=",".join(views), fix=fix)
 
 
-def batches(count: int, size: int = BATCH) -> Iterator[slice]:
-    """Slices of at most `size` that cover `count` rows."""
-    return (slice(start, min(start + size, count)) for start in range(0, count, size))
-
-
 def _found(
     backbone: Backbone, forks: Sequence[int], pictures: Pictures, views: Sequence[str], context: Context
 ) -> dict[tuple[int, str], MappedRows]:
@@ -126,9 +120,11 @@ def _found(
     if any(missing.values()):
         progress = processes.context(context).progress
         bar = progress.bar("running the backbone", len(share) * sum(map(bool, missing.values())))
+        portions = Portions(say=progress.say)
         for view, own in missing.items():
             if own:
-                _compute(backbone, pictures, share, view, {fork: stores[fork, view] for fork in own}, bar.advance)
+                wanted = {fork: stores[fork, view] for fork in own}
+                _compute(backbone, pictures, share, view, wanted, portions, bar.advance)
     if processes.count > 1:
         processes.wait()
         stores = _stores(backbone, forks, views, context)
@@ -148,6 +144,7 @@ def _compute(
     share: Sequence[int],
     view: str,
     stores: Mapping[int, RowStore],
+    portions: Portions,
     advance: Callable[[int], None],
 ) -> None:
     """Run the pictures of the share that any of the stores misses, and keep what enters each fork."""
@@ -156,14 +153,18 @@ def _compute(
     keys = [pictures.digests[place] for place in places.tolist()]
     with ExitStack() as stack:
         rooms: dict[int, Array] = {}
-        for rows in batches(len(places)):
+
+        def portion(rows: slice) -> int:
             x = VIEWS[view](pictures.pixels[places[rows]]).to(backbone.device)
             for fork, activations in _stops(backbone, backbone.preprocessing.normalize(x), sorted(stores)):
                 kept = activations.cpu().numpy()
                 if fork not in rooms:
                     rooms[fork] = stack.enter_context(stores[fork].added(keys, kept.shape[1:], kept.dtype))
                 rooms[fork][rows] = kept
-            advance(len(x))
+            return len(x)
+
+        for done in portions.walk(len(places), portion):
+            advance(done)
     advance(len(share) - len(places))
 
 

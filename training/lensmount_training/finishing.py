@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from lensmount_adapters.manifest import Manifest
@@ -26,7 +24,7 @@ from lensmount_training.packing import Description, adapter_of, manifest_of, pac
 from lensmount_training.progress import Progress
 from lensmount_training.recipe import Recipe
 from lensmount_training.run_folder import RunFolder
-from lensmount_training.sealed import Opened, Sealed
+from lensmount_training.sealed import Opened, Sealed, identity
 from lensmount_training.specimens import read_specimens
 from lensmount_training.split import Split
 from lensmount_training.strategies import Problem
@@ -71,7 +69,8 @@ class Finishing:
             own.validation, problem.validation.targets, problem.labels, problem.kind, self.recipe.require_recall
         )
         validation = self._judge(own.validation, problem.validation, calibration, self._pictures(self.split.validation))
-        opened = self.sealed.open(f"train {self.folder.out.name}", _content(own.trained.tensors, calibration))
+        adapter = identity(own.trained.tensors, calibration.temperature, calibration.thresholds)
+        opened = self.sealed.open(f"train {self.folder.out.name}", adapter)
         test = self._test(opened, calibration)
         manifest = self._pack(calibration, validation, test, opened.number)
         report = self._report(test, opened)
@@ -162,12 +161,3 @@ def _broken(test: Evaluation) -> tuple[str, ...]:
         for own in test.requirements
         if not own.holds
     )
-
-
-def _content(tensors: Mapping[str, Tensor], calibration: Calibration) -> str:
-    """What is judged, by its numbers."""
-    digest = hashlib.sha256(repr((calibration.temperature, calibration.thresholds)).encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()

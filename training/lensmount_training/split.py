@@ -24,6 +24,7 @@ from lensmount_training.places import put
 TEST_SHARE = 0.2
 VALIDATION_SHARE = 0.15
 PARTS = ("test", "validation", "train")
+AGAIN = "delete the file; the split is drawn again"
 # Stands for "no label" in multi-label data, which is divided evenly too.
 UNLABELLED = -1
 
@@ -95,16 +96,25 @@ def split_file(beside: Path, data_hash: str, seed: int) -> Path:
 
 def read_split(path: Path, dataset: Dataset) -> Split:
     """Read a split; raises InvalidInputError when it is none, or none of this data."""
-    fix = "delete the file; the split is drawn again"
-    try:
-        split = TypeAdapter(Split).validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise InvalidInputError("not a split file", field="split", value=path, fix=fix) from error
+    split = load_split(path)
     files = sorted((*split.train, *split.validation, *split.test))
     whole = files == sorted(picture.file for picture in dataset.pictures)
     if split.data_hash != dataset.hash or not whole or split.test_hash != hash_of(dataset, split.test):
-        raise InvalidInputError("the split does not fit the data", field="split", value=path, fix=fix)
+        raise InvalidInputError("the split does not fit the data", field="split", value=path, fix=AGAIN)
     return split
+
+
+def load_split(path: Path) -> Split:
+    """Read a split of whatever data; raises InvalidInputError when it is none."""
+    try:
+        return TypeAdapter(Split).validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise InvalidInputError("not a split file", field="split", value=path, fix=AGAIN) from error
+
+
+def seals(split: Split, dataset: Dataset) -> bool:
+    """Whether the whole test set is among these pictures, however they are grouped and whatever is with them."""
+    return hash_of(dataset, split.test) == split.test_hash
 
 
 def hash_of(dataset: Dataset, files: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ from lensmount_adapters.manifest import Manifest
 from lensmount_training import processes
 from lensmount_training.audit.domain import domain_distance
 from lensmount_training.audit.duplicates import near_duplicate_sets
-from lensmount_training.context import Context, default_cache
+from lensmount_training.context import Context, default_cache, default_openings
 from lensmount_training.data.dataset import Dataset
 from lensmount_training.data.formats import list_pictures
 from lensmount_training.data.listing import Listing, Skipped
@@ -77,12 +77,14 @@ def train(
     cache: Path | None = None,
     backbone: Backbone | None = None,
     fresh: bool = False,
+    openings: Path | None = None,
 ) -> Run:
     """Train an adapter as the recipe says and write its package at `out` (runs/TASK by default).
 
     The test set is drawn first, kept from everything that chooses, and judged once at the end. `backbone` is the
-    recipe's, where the caller has loaded it; `fresh` forgets an unfinished run. Raises InvalidInputError,
-    TooLargeError and UnavailableError for data, settings or places that can not work; then there is nothing at `out`.
+    recipe's, where the caller has loaded it; `fresh` forgets an unfinished run; `openings` is where it is found who
+    opened the test set before (the user's own folder). Raises InvalidInputError, TooLargeError and UnavailableError
+    for data, settings or places that can not work; then there is nothing at `out`.
     """
     started = time.perf_counter()
     progress = progress or NoProgress()
@@ -96,11 +98,13 @@ def train(
         folder.check_found(data=dataset.hash, backbone=backbone.fingerprint)
         found = examine(recipe, dataset, backbone, context, folder)
         split = split_once(dataset, recipe.seed, target, found.together)
+        path = split_file(target, dataset.hash, recipe.seed)
+        sealed = Sealed(dataset, split, path, openings or default_openings())
+        sealed.check()
         problem = problem_of(recipe, dataset, split, backbone)
         choice = learn(recipe, problem, processes.current().same((split, found.domain))[1], context)
         if choice.depth:
             choice.depth.plot(folder.path / "depth.png")
-        sealed = Sealed(dataset, split, split_file(target, dataset.hash, recipe.seed))
         finished = Finishing(recipe, choice, problem, dataset, split, sealed, folder, progress).finish()
         forget(folder.stages)
     prune(cache)

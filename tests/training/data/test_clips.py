@@ -158,7 +158,6 @@ def test_intervals_that_overlap(line: Path) -> None:
     [
         ("", "it names no pictures"),
         ("gone.mp4,0,1,a", "none of the 1 it names can be used"),
-        ("line.mp4,0,4,a", "one class only"),
     ],
 )
 def test_indices_that_can_not_be_used(line: Path, rows: str, message: str) -> None:

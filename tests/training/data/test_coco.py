@@ -271,7 +271,6 @@ def test_where_the_pictures_may_lie(tmp_path: Path, where: str) -> None:
         ({"annotations": []}, "none of the 3 it names can be used; the first, boards/0.png: no annotation"),
         ({"images": []}, "none of the 1 it names can be used"),
         ({"images": [], "annotations": []}, "it names no pictures"),
-        ({"categories": [{"id": 1, "name": "scratch"}]}, "one class only"),
     ],
 )
 def test_documents_that_can_not_be_used(tmp_path: Path, change: dict[str, Any], message: str) -> None:

@@ -78,11 +78,6 @@ def no_classes(root: Path) -> Path:
     return fill(root / "flat", 6)
 
 
-def one_class(root: Path) -> Path:
-    fill(root / "one" / "ok", 6)
-    return root / "one"
-
-
 def long_name(root: Path) -> Path:
     fill(root / "long" / "ok", 6)
     fill(root / "long" / ("x" * 101), 6)
@@ -107,7 +102,6 @@ def no_text(root: Path) -> Path:
         (no_folder, "no such folder", "nothing"),
         (a_file, "no such folder", "file"),
         (no_classes, "no class folder", "flat"),
-        (one_class, "one class only", "ok"),
         (long_name, "1 to 100 printable", "xxx"),
         (line_break, "1 to 100 printable", "a\\nb"),
         (no_text, "1 to 100 printable", "udcff"),

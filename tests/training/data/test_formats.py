@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -91,6 +92,25 @@ def arrow(root: Path) -> Path:
     split = datasets.Dataset.from_dict(rows, features=features)
     datasets.DatasetDict({"train": split, "test": split}).save_to_disk(root)
     return root
+
+
+def one_class(root: Path) -> Path:
+    shutil.rmtree(class_folders(root) / "hole")
+    return root
+
+
+def one_class_table(root: Path) -> Path:
+    (pictures(root) / "labels.csv").write_text("file,label\n0.png,ok\n1.png,ok\n")
+    return root
+
+
+@pytest.mark.parametrize("make", [one_class, one_class_table])
+def test_one_class_can_be_judged_by_and_not_trained_on(make: Callable[[Path], Path], tmp_path: Path) -> None:
+    data = make(tmp_path / "data")
+    with pytest.raises(InvalidInputError, match="one class only") as caught:
+        list_pictures(data)
+    assert (caught.value.field, caught.value.value) == ("data", "ok")
+    assert list_pictures(data, several=False).labels == ("ok",)
 
 
 FOLDERS: list[tuple[Callable[[Path], Path], str]] = [

@@ -233,7 +233,6 @@ def test_annotators_agree_in_any_order(tmp_path: Path) -> None:
         ([task("0.png")], "no choices and no labelled rectangles"),
         ([task("0.png", annotation({"type": "textarea", "value": {"text": ["x"]}}))], "no choices and no labelled"),
         ([task("lost.png", annotation(choice("ok")))], "none of the 1 it names can be used"),
-        ([task("0.png", annotation(choice("ok")))], "one class only"),
     ],
 )
 def test_exports_that_can_not_be_used(tmp_path: Path, tasks: list[dict[str, Any]], message: str) -> None:

@@ -177,7 +177,6 @@ def test_a_class_without_a_picture_is_not_forgotten(tmp_path: Path) -> None:
             "file,label\ngone.png,ok\nlost.png,hole\n",
             "none of the 2 it names can be used; the first, gone.png: no such",
         ),
-        ("file,label\nimages/0.png,ok\nimages/1.png,ok\n", "one class only"),
         ("file,labels\nimages/0.png,;\nimages/1.png,|\n", "no picture has a label"),
         ("file,label,label\nimages/0.png,ok,ok\n", "two columns have one name"),
         ('file,label\nimages/0.png,"ok\n', "the table is damaged"),

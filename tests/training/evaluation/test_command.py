@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import platformdirs
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -25,11 +27,15 @@ from lensmount_adapters.pictures import decode_picture
 from lensmount_training.context import Context
 from lensmount_training.data.folder import list_folder
 from lensmount_training.data.reading import read
-from lensmount_training.evaluation.command import evaluate
+from lensmount_training.evaluation.command import document, evaluate
+from lensmount_training.evaluation.listing import AS_TRAINED, Reading
+from lensmount_training.evaluation.parts import PartName
+from lensmount_training.evaluation.report import render
 from lensmount_training.evaluation.running import Request, judge
 from lensmount_training.progress import NoProgress
-from lensmount_training.sealed import openings
-from lensmount_training.split import split_file, split_once
+from lensmount_training.recipe import make_recipe
+from lensmount_training.sealed import identity, openings
+from lensmount_training.split import load_split, split_file, split_once
 
 Run = Callable[..., Result]
 
@@ -76,7 +82,7 @@ def write_pictures(folder: Path, backbone: Backbone, package: Path) -> None:
 
 @pytest.fixture
 def run(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setattr("lensmount_training.context.default_cache", lambda: tmp_path / "cache")
+    monkeypatch.setattr(platformdirs, "user_cache_path", lambda _: tmp_path)
 
     def invoke(*arguments: object, out: Path = tmp_path / "out") -> Result:
         given = [str(bench.package), str(bench.data), "--weights", str(bench.weights), "--out", str(out)]
@@ -191,6 +197,99 @@ def test_a_multi_label_package_judges_pictures_of_one_label_each(bench: Bench, t
     assert [own.support for own in found.scores.classes] == [20, 20]
 
 
+def table_of(bench: Bench, folder: Path, counts: dict[str, int]) -> Path:
+    """A table of so many pictures of the bench's labels."""
+    folder.mkdir()
+    lines = ["file,label"]
+    for label, count in counts.items():
+        for path in sorted((bench.data / label).iterdir())[:count]:
+            shutil.copy(path, folder / path.name)
+            lines.append(f"{path.name},{label}")
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def with_recipe(bench: Bench, folder: Path, **choices: object) -> Path:
+    """The bench's package, as if it had been trained by such a recipe."""
+    recipe = make_recipe({"data": "parts", "task": "t", **choices}).as_yaml()
+    provenance = read_package(bench.package).manifest.provenance
+    changed = provenance.model_copy(update={"settings": {"recipe": recipe}}).model_dump()
+    return with_labels(bench, folder, ["t-0", "t-1"], provenance=changed)
+
+
+@pytest.mark.parametrize(
+    "choices", [{"format": "imagefolder"}, {"format": "coco"}, {"group_by": "(day-[0-9])"}, {"format": "table"}, {}]
+)
+def test_data_in_another_form_than_it_was_trained_on(bench: Bench, tmp_path: Path, choices: dict[str, str]) -> None:
+    package = with_recipe(bench, tmp_path / "trained", **choices)
+    for data in (table_of(bench, tmp_path / "table", {"t-0": 6, "t-1": 6}), bench.data):
+        found = judge(Request(package, data, bench.weights), Context(cache=tmp_path / "cache")).report.evaluation
+        assert found.scores.pictures == (12 if data != bench.data else 40)
+
+
+def test_what_is_asked_for_wins_and_must_work(bench: Bench, tmp_path: Path) -> None:
+    package = with_recipe(bench, tmp_path / "trained", format="imagefolder", group_by="folder")
+    data = table_of(bench, tmp_path / "table", {"t-0": 6, "t-1": 6})
+    context = Context(cache=tmp_path / "cache")
+
+    def judged(reading: Reading) -> int:
+        report = judge(Request(package, data, bench.weights, reading=reading), context).report
+        return report.evaluation.scores.pictures
+
+    assert judged(Reading(format="table", group_by="none", every=2, margin=0.1)) == 12
+    for reading, field in ((Reading(format="coco"), "data"), (Reading(group_by="(day-[0-9])"), "group_by")):
+        with pytest.raises(InvalidInputError) as caught:
+            judged(reading)
+        assert caught.value.field == field
+
+
+def test_the_command_takes_how_data_are_read(run: Run) -> None:
+    words = ("--format", "imagefolder", "--group-by", "folder", "--every", "2", "--margin", "0.1", "--json")
+    assert json.loads(run(*words).stdout)["metrics"]["pictures"] == 40
+    failed = run("--format", "coco")
+    assert isinstance(failed.exception, InvalidInputError)
+    assert failed.exception.field == "data"
+
+
+@pytest.mark.parametrize("counts", [{"t-0": 3, "t-1": 20}, {"t-1": 4}, {"t-0": 1}])
+def test_a_few_pictures_of_the_field_are_enough(bench: Bench, tmp_path: Path, counts: dict[str, int]) -> None:
+    data = table_of(bench, tmp_path / "table", counts)
+    judged = judge(Request(bench.package, data, bench.weights), Context(cache=tmp_path / "cache"))
+    found = judged.report.evaluation
+    assert {own.label: own.support for own in found.scores.classes} == {"t-0": 0, "t-1": 0, **counts}
+    json.loads(json.dumps(document(judged), allow_nan=False))
+    assert f"{sum(counts.values())} picture" in render(judged.report)
+
+
+def test_no_picture_is_too_few(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "data" / "t-0").mkdir(parents=True)
+    with pytest.raises(InvalidInputError, match="no pictures"):
+        judge(Request(bench.package, tmp_path / "data", bench.weights), Context(cache=tmp_path / "cache"))
+
+
+def a_file(folder: Path) -> Path:
+    (folder / "file").touch()
+    return folder / "file" / "out"
+
+
+def a_folder_named_as_the_report(folder: Path) -> Path:
+    (folder / "out" / "report.html").mkdir(parents=True)
+    return folder / "out"
+
+
+@pytest.mark.parametrize("make", [a_file, a_folder_named_as_the_report])
+def test_a_place_that_can_not_be_written_is_told_before_the_seal_is_broken(
+    bench: Bench, run: Run, tmp_path: Path, make: Callable[[Path], Path]
+) -> None:
+    path = split_of(bench, tmp_path)
+    failed = run("--part", "test", "--split", path, out=make(tmp_path))
+    assert isinstance(failed.exception, InvalidInputError)
+    assert failed.exception.field == "out"
+    assert not path.with_suffix(".opened.jsonl").exists()
+    assert run("--part", "test", "--split", path, out=tmp_path / "new" / "out").exit_code == 0
+    assert path.with_suffix(".opened.jsonl").exists()
+
+
 def test_other_weights_are_refused(bench: Bench, tmp_path: Path) -> None:
     other = random_backbone(seed=5)
     save_file(other.model.state_dict(), tmp_path / "other.safetensors")
@@ -199,22 +298,75 @@ def test_other_weights_are_refused(bench: Bench, tmp_path: Path) -> None:
     assert caught.value.field == "task.json: backbone.fingerprint"
 
 
+def split_of(bench: Bench, folder: Path) -> Path:
+    """The file of a split of the bench's pictures."""
+    dataset = read(list_folder(bench.data), bench.backbone.preprocessing, folder / "cache", NoProgress())
+    split_once(dataset, 0, folder / "package")
+    return split_file(folder / "package", dataset.hash, 0)
+
+
 def test_a_test_set_is_opened_on_the_record(bench: Bench, run: Run, tmp_path: Path) -> None:
-    dataset = read(list_folder(bench.data), bench.backbone.preprocessing, tmp_path / "cache", NoProgress())
-    split_once(dataset, 0, tmp_path / "package")
-    path = split_file(tmp_path / "package", dataset.hash, 0)
+    path = split_of(bench, tmp_path)
     told = [json.loads(run("--part", "test", "--split", path, "--json").stdout) for _ in range(2)]
     assert [own["part"] for own in told] == ["The sealed test set; it was opened once so far."] * 2  # the same package
     assert told[0]["metrics"]["pictures"] == 8
     (opening,) = openings(path.with_suffix(".opened.jsonl"))
     assert opening["purpose"] == "evaluate package"
-    assert opening["content"] == read_package(bench.package).content_hash
+    package = read_package(bench.package)
+    assert opening["content"] == identity(package.tensors, package.manifest.temperature, package.manifest.thresholds)
+
+
+def test_all_the_pictures_are_an_opening_where_the_split_is_known(bench: Bench, run: Run, tmp_path: Path) -> None:
+    path = split_of(bench, tmp_path)
+    unknown = run()
+    assert "sealed" not in unknown.stderr
+    lora_package(tmp_path, bench.backbone, task="t", labels=2, seed=1)  # the same numbers, beside the split
+    for numbers in (("--split", path), ("--split", path, "--against", tmp_path / "package")):
+        known = run(*numbers, "--json")
+        assert "on record as an opening" in " ".join(known.stderr.split())
+        told = json.loads(known.stdout)
+        assert "with the sealed test set, which was opened once so far" in told["part"]
+        assert told["metrics"]["pictures"] == 40
+    assert len(openings(path.with_suffix(".opened.jsonl"))) == 1
+    head_package(tmp_path / "other", bench.backbone, task="t", labels=2, seed=3)
+    assert run("--split", path, "--against", tmp_path / "other").exit_code == 0
+    purposes = [own["purpose"] for own in openings(path.with_suffix(".opened.jsonl"))]
+    assert purposes == ["evaluate package", "evaluate other"]  # who is compared with it has seen them too
+
+
+def test_the_split_beside_the_package_is_found(bench: Bench, run: Run, tmp_path: Path) -> None:
+    path = split_of(bench, tmp_path)
+    lora_package(tmp_path, bench.backbone, task="t", labels=2, seed=1)
+    request = Request(tmp_path / "package", bench.data, bench.weights)
+    assert "was opened once so far" in judge(request, Context(cache=tmp_path / "cache")).report.part
+    assert path.with_suffix(".opened.jsonl").is_file()
+
+
+def test_the_test_set_is_known_among_more_pictures_and_in_other_groups(bench: Bench, tmp_path: Path) -> None:
+    path = split_of(bench, tmp_path)
+    split = load_split(path)
+    provenance = read_package(bench.package).manifest.provenance.model_copy(update={"data_hash": split.data_hash})
+    package = with_labels(bench, tmp_path / "package", ["t-0", "t-1"], provenance=provenance.model_dump())
+    data = tmp_path / "more"
+    shutil.copytree(bench.data, data)
+    Image.new("RGB", (16, 16), "red").save(data / "t-0" / "new.png")
+    context = Context(cache=tmp_path / "cache")
+
+    def part_of(name: PartName = "all", reading: Reading = AS_TRAINED) -> str:
+        return judge(Request(package, data, bench.weights, part=name, reading=reading), context).report.part
+
+    for reading in (AS_TRAINED, Reading(group_by="folder")):
+        assert "with the sealed test set, which was opened once so far" in part_of(reading=reading)
+    assert part_of("test") == "The sealed test set; it was opened once so far."
+    with pytest.raises(InvalidInputError, match="no split of this data"):
+        part_of("validation")
+    (data / split.test[0]).unlink()
+    assert "sealed" not in part_of()
+    assert len(openings(path.with_suffix(".opened.jsonl"))) == 1
 
 
 def test_validation_pictures_are_no_opening(bench: Bench, run: Run, tmp_path: Path) -> None:
-    dataset = read(list_folder(bench.data), bench.backbone.preprocessing, tmp_path / "cache", NoProgress())
-    split_once(dataset, 0, tmp_path / "package")
-    path = split_file(tmp_path / "package", dataset.hash, 0)
+    path = split_of(bench, tmp_path)
     told = json.loads(run("--part", "validation", "--split", path, "--json").stdout)
     assert told["metrics"]["pictures"] == 4
     assert not path.with_suffix(".opened.jsonl").exists()

@@ -190,9 +190,10 @@ class Small(nn.Linear):
 
     limit = 3
     failure: Callable[[], Exception] = torch.cuda.OutOfMemoryError
+    learning = True
 
     def forward(self, x: Tensor) -> Tensor:
-        if len(x) > self.limit and torch.is_grad_enabled():
+        if len(x) > self.limit and torch.is_grad_enabled() == self.learning:
             raise type(self).failure()
         return super().forward(x)
 
@@ -224,6 +225,20 @@ def test_full_memory_makes_portions_smaller(
     assert len(said.sentences) == 1
     assert "memory" in said.sentences[0]
     torch.testing.assert_close(found, small(context, 99, monkeypatch, size=2))
+
+
+def test_judging_takes_smaller_portions_too(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = Said()
+    monkeypatch.setattr(Small, "learning", False)
+    found = small(Context(progress=said, cache=context.cache), 3, monkeypatch)
+    assert ["validation" in text for text in said.sentences] == [True]
+    torch.testing.assert_close(found, small(context, 99, monkeypatch))
+    with pytest.raises(InvalidInputError, match="not enough for one picture") as caught:
+        small(context, 0, monkeypatch)
+    assert caught.value.field == "memory"
+    monkeypatch.setattr(Small, "failure", staticmethod(lambda: RuntimeError("shapes do not fit")))
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        small(context, 3, monkeypatch)
 
 
 def test_memory_that_is_not_enough_for_one_picture(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:

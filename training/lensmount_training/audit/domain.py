@@ -33,7 +33,7 @@ from lensmount_adapters.pictures import Pixels
 from lensmount_training.audit.photographs import crops, noise, photographs
 from lensmount_training.context import Context
 from lensmount_training.data.dataset import Dataset, Pictures
-from lensmount_training.features import batches
+from lensmount_training.memory import Portions
 from lensmount_training.progress import Bar
 
 MEDIUM, FAR = 0.25, 0.35
@@ -123,13 +123,15 @@ def _prepared(backbone: Backbone, pictures: Iterable[Pixels]) -> Tensor:
 @torch.no_grad()
 def _measure(backbone: Backbone, rows: Tensor, bar: Bar) -> _Layers:
     """Moments of every picture (n, channels) in front of every normalisation layer, float64."""
-    parts: list[_Layers] = []
     with _watched(backbone.model) as seen:
-        for part in batches(len(rows)):
+
+        def measured(part: slice) -> _Layers:
             seen.clear()
             backbone.forward_features(backbone.preprocessing.normalize(rows[part].to(backbone.device)))
-            parts.append(dict(seen))
             bar.advance(part.stop - part.start)
+            return dict(seen)
+
+        parts = list(Portions().walk(len(rows), measured))
     names = parts[0] if parts else ()
     return {name: _Moments(*map(torch.cat, zip(*(part[name] for part in parts), strict=True))) for name in names}
 

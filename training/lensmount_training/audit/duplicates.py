@@ -30,7 +30,7 @@ from sklearn.neighbors import NearestNeighbors
 from lensmount_training.context import Context
 from lensmount_training.data.dataset import Dataset
 from lensmount_training.data.rows import Rows
-from lensmount_training.features import batches
+from lensmount_training.memory import batches
 
 Grey = NDArray[np.uint8]
 Floats = NDArray[np.float32]

@@ -41,7 +41,8 @@ def measure(setting: Setting, progress: Progress) -> Case:
 def answered(setting: Setting, folder: Path, task: str, client: Client) -> None:
     """Train a task, put it live, and ask; raises UnavailableError unless its new version answers."""
     recipe = Recipe(data=folder, task=task, backbone=setting.backbone.name, weights=setting.weights)
-    run = train(recipe, setting.scratch / "runs" / task, cache=setting.fresh("new-cache"))
+    runs, cache = setting.scratch / "runs", setting.fresh("new-cache")
+    run = train(recipe, runs / task, cache=cache, openings=setting.scratch / "openings")
     registered = client.register(run.out, alias=ALIAS).adapter
     picture = next(path for path in sorted(folder.rglob("*")) if path.is_file())
     (result,) = client.infer(picture, f"{task}@{ALIAS}")

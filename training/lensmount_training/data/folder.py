@@ -18,8 +18,7 @@ LAYOUT = "put the pictures of each class into a folder of its own, such as parts
 def list_folder(folder: Path) -> Listing:
     """List an ImageFolder (JPEG, PNG, WebP, BMP; hidden files are left alone).
 
-    Raises InvalidInputError when there is no such folder, when it or one below can not be read, and for fewer than
-    two classes in it.
+    Raises InvalidInputError when there is no such folder, when it or one below can not be read, and for no class in it.
     """
     labels = tuple(path.name for path in folders_in(folder))
     if not labels:

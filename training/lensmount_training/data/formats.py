@@ -15,6 +15,7 @@ from lensmount_training.data.coco import list_coco
 from lensmount_training.data.detection import LAYOUTS, Found, detect
 from lensmount_training.data.folder import list_folder
 from lensmount_training.data.label_studio import list_label_studio
+from lensmount_training.data.labels import check_several
 from lensmount_training.data.listing import Entry, Listing
 from lensmount_training.data.table import list_table
 
@@ -70,15 +71,17 @@ class ListingOptions:
         return lambda entry: _matched(pattern, entry.file)
 
 
-def list_pictures(path: Path, options: ListingOptions | None = None) -> Listing:
+def list_pictures(path: Path, options: ListingOptions | None = None, *, several: bool = True) -> Listing:
     """List the data at a path: a folder, or an index file that names pictures or videos.
 
-    The listing's first note says what was found. Raises InvalidInputError where nothing is, where it is not clear what
-    it is, and for data that can not be listed.
+    The listing's first note says what was found. `several` wants more than one class, as training does. Raises
+    InvalidInputError where nothing is, where it is not clear what it is, and for data that can not be listed.
     """
     options = options or ListingOptions()
     found = detect(path, options.format)
     listing = _regrouped(_listed(found, options), options)
+    if several:
+        check_several(listing.labels)
     return replace(listing, notes=(_sentence(found.path, listing), *listing.notes))
 
 

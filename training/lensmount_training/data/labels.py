@@ -19,12 +19,16 @@ def can_be_label(label: str) -> bool:
     return 0 < len(label) <= MAX_LENGTH and label.isprintable()
 
 
-def check_labels(labels: tuple[str, ...], field: str = "data") -> None:
-    """Raise InvalidInputError for labels that a task can not have."""
+def check_several(labels: tuple[str, ...]) -> None:
+    """Raise InvalidInputError for one class, which can be judged by and not trained on."""
     if len(labels) == 1:
         message = "one class only; there is nothing to tell apart"
         fix = "add pictures of another class, such as parts/ok/"
-        raise InvalidInputError(message, field=field, value=labels[0], fix=fix)
+        raise InvalidInputError(message, field="data", value=labels[0], fix=fix)
+
+
+def check_labels(labels: tuple[str, ...], field: str = "data") -> None:
+    """Raise InvalidInputError for labels that a task can not have."""
     if len(labels) > MAX_LABELS:
         message = f"at most {MAX_LABELS} classes"
         fix = "give fewer: the folder above the classes, or another column"

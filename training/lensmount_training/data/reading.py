@@ -46,23 +46,25 @@ class _Decoded:
     facts: Facts
 
 
-def read(listing: Listing, preprocessing: Preprocessing, cache: Path, progress: Progress) -> Dataset:
+def read(
+    listing: Listing, preprocessing: Preprocessing, cache: Path, progress: Progress, *, least: int = MIN_PER_CLASS
+) -> Dataset:
     """Read every entry of a listing; what an earlier run decoded is taken from `cache`.
 
-    Raises InvalidInputError for data that can not be trained on: a class without or with fewer than
-    `MIN_PER_CLASS` pictures, or a cache that can not be written.
+    Raises InvalidInputError for data of no use: no pictures, a class with fewer than `least` (what training needs), or
+    a cache that can not be written.
     """
     for note in listing.notes:
         progress.say(note)
     _tell(listing.skipped, progress)
-    check_counts(listing.labels, _counts(listing.entries), "pictures")
+    check_counts(listing.labels, _counts(listing.entries), "pictures", least)
     found, skipped = _contents(listing, progress)
     shelf = _Shelf(cache / "pictures" / _name(preprocessing))
     skipped = sorted(skipped + _prepare(found, shelf, preprocessing, progress), key=lambda skip: skip.file)
     _tell(skipped, progress)
     gone = {skip.file for skip in skipped}
     kept = [own for own in found if own.entry.file not in gone]
-    check_counts(listing.labels, _counts([own.entry for own in kept]), "readable pictures")
+    check_counts(listing.labels, _counts([own.entry for own in kept]), "readable pictures", least)
     digests = [own.content.digest for own in kept]
     return Dataset(
         folder=listing.folder,
@@ -75,14 +77,14 @@ def read(listing: Listing, preprocessing: Preprocessing, cache: Path, progress: 
     )
 
 
-def check_counts(labels: Sequence[str], counts: Counter[str], what: str) -> None:
-    """Raise InvalidInputError unless every label has `MIN_PER_CLASS` pictures."""
+def check_counts(labels: Sequence[str], counts: Counter[str], what: str, least: int = MIN_PER_CLASS) -> None:
+    """Raise InvalidInputError unless there are pictures, and every label has `least`."""
     if not any(counts.values()):
         fix = "look at the names and formats of the files: JPEG, PNG, WebP and BMP are read"
         raise InvalidInputError(f"no {what}", field="data", value=", ".join(labels), fix=fix)
     for label in labels:
-        if counts[label] < MIN_PER_CLASS:
-            message = f"the class has {counts[label] or 'no'} {what}, at least {MIN_PER_CLASS} are needed"
+        if counts[label] < least:
+            message = f"the class has {counts[label] or 'no'} {what}, at least {least} are needed"
             fix = f"add pictures of {label}, or leave the class out"
             raise InvalidInputError(message, field="data", value=label, fix=fix)
 

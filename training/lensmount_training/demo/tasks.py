@@ -46,5 +46,5 @@ def _versions(lesson: Lesson, backbone: Backbone, out: Path, seed: int, progress
         progress.say(f"{lesson.task}, version {number}: {strategy}")
         recipe = Recipe(data=lesson.folder, task=lesson.task, strategy=strategy, rank=RANK, seed=seed, audit=False)
         place = out / f"{lesson.task}-{number}"
-        runs.append(train(recipe, place, progress, backbone=backbone))
+        runs.append(train(recipe, place, progress, backbone=backbone, openings=out / "openings"))
     return runs

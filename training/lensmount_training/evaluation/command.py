@@ -15,8 +15,10 @@ from rich.text import Text
 from lensmount.cli import options
 from lensmount.cli.output import console, plain, table
 from lensmount_training.context import Context
+from lensmount_training.data.options import reading
 from lensmount_training.evaluation import report, running
 from lensmount_training.evaluation.judging import metrics
+from lensmount_training.evaluation.listing import Reading
 from lensmount_training.evaluation.parts import PartName
 from lensmount_training.evaluation.running import Judged
 from lensmount_training.progress import BarProgress
@@ -34,6 +36,7 @@ EXAMPLES = options.examples(
 @click.command("evaluate", epilog=EXAMPLES)
 @click.argument("package", type=click.Path(path_type=Path))
 @click.argument("data", type=click.Path(path_type=Path))
+@reading
 @click.option(
     "--weights", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="The backbone's (safetensors)."
 )
@@ -61,6 +64,10 @@ def evaluate(  # noqa: PLR0913 one argument for each option
     package: Path,
     data: Path,
     *,
+    format: str | None,  # noqa: A002 the option's name
+    group_by: str | None,
+    every: float | None,
+    margin: float | None,
     weights: Path | None,
     part: PartName,
     split: Path | None,
@@ -69,16 +76,19 @@ def evaluate(  # noqa: PLR0913 one argument for each option
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Judge a PACKAGE by the pictures of the folder DATA, on this machine.
+    """Judge a PACKAGE by the pictures of DATA, a folder or index as for `lensmount train`, on this machine.
 
+    DATA are read as the package's own were, where they are in that form; options that say otherwise win.
     The report, one HTML file, says what may be expected of it and shows its worst mistakes. The exit code is 1 when
     a recall that is required, here or by the package itself, is not reached.
     """
-    request = running.Request(package, data, weights, part, split, against, required)
-    with BarProgress(Console(stderr=True)) as progress:
-        judged = running.judge(request, Context(progress))
     whole = package.resolve()
     folder = out or whole.with_name(f"{whole.name}-evaluation")
+    report.check_folder(folder, (DOCUMENT, REPORT))
+    asked = Reading(format, group_by, every, margin)
+    request = running.Request(package, data, weights, part, split, against, required, reading=asked)
+    with BarProgress(Console(stderr=True)) as progress:
+        judged = running.judge(request, Context(progress))
     told = document(judged)
     report.write_text(json.dumps(told, indent=1) + "\n", folder / DOCUMENT)
     report.write(judged.report, folder / REPORT)

@@ -11,13 +11,16 @@ from lensmount_adapters.adapter import Adapter
 from lensmount_adapters.answering import answer
 from lensmount_adapters.backbones import Backbone
 from lensmount_training.data import Pictures
-from lensmount_training.features import batches
+from lensmount_training.memory import Portions
 from lensmount_training.progress import Bar
 
 
 @torch.no_grad()
 def predict(forward: Callable[[Tensor], Tensor], backbone: Backbone, pictures: Pictures, bar: Bar) -> Tensor:
-    """Logits float32 (n, labels) of a model that takes normalised rows."""
+    """Logits float32 (n, labels) of a model that takes normalised rows.
+
+    Raises InvalidInputError when the memory is not enough for one picture; so do all here.
+    """
     return _in_batches(lambda rows: forward(backbone.preprocessing.normalize(rows.to(backbone.device))), pictures, bar)
 
 
@@ -27,8 +30,11 @@ def predict_adapter(adapter: Adapter, backbone: Backbone, pictures: Pictures, ba
 
 
 def _in_batches(logits: Callable[[Tensor], Tensor], pictures: Pictures, bar: Bar) -> Tensor:
+    def portion(rows: slice) -> Tensor:
+        return logits(pictures.pixels[rows]).float().cpu()
+
     parts: list[Tensor] = []
-    for rows in batches(len(pictures)):
-        parts.append(logits(pictures.pixels[rows]).float().cpu())
-        bar.advance(len(parts[-1]))
+    for part in Portions().walk(len(pictures), portion):
+        parts.append(part)
+        bar.advance(len(part))
     return torch.cat(parts)

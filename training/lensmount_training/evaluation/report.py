@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from errno import EISDIR
 from functools import cache
 from itertools import groupby
 from math import ceil
+from os import strerror
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +98,20 @@ def render(report: Report) -> str:
 def write(report: Report, path: Path) -> None:
     """Write the report under its name when it is whole; raises InvalidInputError where it can not be written."""
     write_text(render(report), path)
+
+
+def check_folder(folder: Path, names: Sequence[str]) -> None:
+    """Raise InvalidInputError where files of these names could not be put; nothing is left there."""
+    try:
+        taken = [path for path in map(folder.joinpath, names) if path.is_dir()]
+        if taken:
+            raise IsADirectoryError(EISDIR, strerror(EISDIR))
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        message = f"can not be written: {error.strerror}"
+        raise InvalidInputError(message, field="out", value=folder, fix="give another --out") from error
 
 
 def write_text(text: str, path: Path) -> None:

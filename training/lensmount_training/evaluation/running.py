@@ -15,18 +15,19 @@ from lensmount_adapters.backbones import Backbone, load_backbone
 from lensmount_adapters.manifest import Manifest
 from lensmount_adapters.package import Package, read_package
 from lensmount_training.context import Context
-from lensmount_training.data import Dataset, Listing, Pictures
-from lensmount_training.data.formats import ListingOptions, list_pictures
+from lensmount_training.data import Dataset, Pictures
 from lensmount_training.data.reading import read
 from lensmount_training.evaluation.calibration import Calibration
 from lensmount_training.evaluation.comparing import compare
 from lensmount_training.evaluation.judging import evaluate
+from lensmount_training.evaluation.listing import AS_TRAINED, Reading, listed
 from lensmount_training.evaluation.parts import Origin, PartName, choose
 from lensmount_training.evaluation.predicting import predict_adapter
 from lensmount_training.evaluation.report import Report, show
 from lensmount_training.evaluation.required import parse_required
 from lensmount_training.evaluation.scores import Bools, decisions, truths
-from lensmount_training.recipe import RECIPE, listing_options, parse_recipe
+from lensmount_training.recipe import RECIPE
+from lensmount_training.sealed import identity
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Request:
     against: Path | None = None
     required: tuple[str, ...] = ()
     seed: int = 0
+    reading: Reading = AS_TRAINED
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,21 +74,24 @@ def judge(request: Request, context: Context) -> Judged:
     calibration = _calibration(manifest, request.required)
     backbone = load_backbone(manifest.backbone.name, request.weights)
     adapter = fit(package, backbone)
-    other = _other(request.against, manifest, backbone)
-    listing = _listed(request.data, manifest)
-    check_labels(listing, manifest)
-    dataset = read(listing, manifest.preprocessing, context.cache, context.progress)
-    origin = Origin(request.package, package.content_hash, manifest.provenance.seed)
-    chosen = choose(request.part, dataset, origin, request.split)
+    other = _other(request.against, manifest)
+    second = fit(other, backbone) if other else None
+    listing = listed(request.data, request.reading, manifest)
+    dataset = read(listing, manifest.preprocessing, context.cache, context.progress, least=0)
+    trained = manifest.provenance
+    origin = Origin(request.package, trained.data_hash, trained.seed, _adapters(request, package, other))
+    chosen = choose(request.part, dataset, origin, context.openings, request.split)
+    if chosen.warning:
+        context.progress.say(chosen.warning)
     pictures = _pictures(dataset, chosen.files, manifest)
     logits = _logits(adapter, backbone, pictures.part, request.package.name, context)
     names = set(chosen.files)
     own = tuple(picture for picture in dataset.pictures if picture.file in names)
     evaluation = evaluate(logits, pictures.targets, manifest.labels, manifest.kind, calibration, own, request.seed)
     comparison = None
-    if other is not None and request.against is not None:
+    if second is not None and request.against is not None:
         called = decisions(logits, manifest.kind, calibration)
-        called_other = _called(other, backbone, pictures.part, manifest, request.against.name, context)
+        called_other = _called(second, backbone, pictures.part, manifest, request.against.name, context)
         comparison = compare(*_names(request), called, called_other, pictures.true, request.seed)
     report = Report(
         task=manifest.task,
@@ -98,27 +103,6 @@ def judge(request: Request, context: Context) -> Judged:
         skipped=dataset.skipped,
     )
     return Judged(report, manifest, package.content_hash)
-
-
-def check_labels(listing: Listing, manifest: Manifest) -> None:
-    """Raise InvalidInputError for labels that the package does not know, or several a picture where it takes one."""
-    unknown = [label for label in listing.labels if label not in manifest.labels]
-    if unknown:
-        shown = ", ".join(unknown[:8]) + (", …" if len(unknown) > 8 else "")
-        fix = f"rename them to labels of the package ({', '.join(manifest.labels[:8])}), or leave them out"
-        raise InvalidInputError("labels that the package does not know", field="data", value=shown, fix=fix)
-    if listing.kind == "multi_label" and manifest.kind == "single_label":
-        message, fix = (
-            "the data has any number of labels a picture, the package tells one",
-            "give data of one label each",
-        )
-        raise InvalidInputError(message, field="data", value=listing.folder, fix=fix)
-
-
-def _listed(data: Path, manifest: Manifest) -> Listing:
-    """The data, read and grouped as it was when the package was trained."""
-    recipe = manifest.provenance.settings.get(RECIPE)
-    return list_pictures(data, listing_options(parse_recipe(str(recipe))) if recipe else ListingOptions())
 
 
 def _pictures(dataset: Dataset, files: Sequence[str], manifest: Manifest) -> _Pictures:
@@ -135,7 +119,7 @@ def _logits(adapter: Adapter, backbone: Backbone, part: Pictures, name: str, con
     return predict_adapter(adapter, backbone, part, context.progress.bar(f"judging {name}", len(part)))
 
 
-def _other(path: Path | None, manifest: Manifest, backbone: Backbone) -> Adapter | None:
+def _other(path: Path | None, manifest: Manifest) -> Package | None:
     """The package to compare with, which must look at the same pictures and tell the same labels."""
     if path is None:
         return None
@@ -147,7 +131,17 @@ def _other(path: Path | None, manifest: Manifest, backbone: Backbone) -> Adapter
     if own.preprocessing != manifest.preprocessing:
         fix = "compare packages of the same backbone and preprocessing"
         raise InvalidInputError("it sees pictures in another size or cut", field="against", value=path, fix=fix)
-    return fit(package, backbone)
+    return package
+
+
+def _adapters(request: Request, package: Package, other: Package | None) -> tuple[tuple[str, str], ...]:
+    """Who sees the pictures: names and identities."""
+    seeing = ((request.package, package), (request.against, other))
+    return tuple((path.name, _identity(own)) for path, own in seeing if path and own)
+
+
+def _identity(package: Package) -> str:
+    return identity(package.tensors, package.manifest.temperature, package.manifest.thresholds)
 
 
 def _called(

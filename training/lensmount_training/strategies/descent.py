@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lensmount.errors import InvalidInputError
 from lensmount_training.context import Context
-from lensmount_training.features import batches
+from lensmount_training.memory import STEPS, Portions, Work, batches
 from lensmount_training.processes import current
 from lensmount_training.progress import Bar
 from lensmount_training.strategies.checkpoint import Checkpoint
@@ -20,11 +20,12 @@ from lensmount_training.strategies.ema import Ema, copy_into
 from lensmount_training.strategies.feed import Feed
 from lensmount_training.strategies.learner import Learner
 from lensmount_training.strategies.losses import Loss, hits
-from lensmount_training.strategies.memory import Portions
 from lensmount_training.strategies.pixel_feed import Feeds
 from lensmount_training.strategies.schedule import Schedule
 from lensmount_training.strategies.seeds import generator_at, seed_at
 from lensmount_training.strategies.strategy import Problem, Settings
+
+JUDGING = Work("validation passes", "memory", "close other programs, or edit fewer segments: a smaller --last")
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ class _Descent:
         self._ema = Ema(learner.parameters, schedule.ema) if schedule.ema else None
         # BatchNorm's statistics are those of what it sees at once.
         portion = schedule.batch if learner.norms else schedule.portion(learner.device.type)
-        self._portions = Portions(portion, self._context)
+        self._portions = Portions(portion, STEPS, self._context.progress.say)
+        self._judged = Portions(work=JUDGING, say=self._context.progress.say)
         self._checkpoint = Checkpoint(self._context.checkpoints, problem, {**asdict(schedule), **settings})
         self._history: list[Judgement] = []
         self._best: int = 0
@@ -183,13 +185,21 @@ class _Descent:
         with self._ema.in_place() if self._ema else nullcontext():
             for place, rows in enumerate(batches(len(feed.targets))):
                 if place % processes.count == processes.rank:
-                    logits[rows] = self._logits(feed, feed.plain(rows))
+                    logits[rows] = self._answers(feed, rows)
         processes.add([logits])
         targets = feed.targets.to(logits.device)
         right = hits(self._loss.kind, logits, targets)
         loss = float(self._loss.mean(logits, targets))
         self._check(loss)
         return Judgement(float(right.mean()), float(right.std(correction=0)) / len(right) ** 0.5, loss)
+
+    def _answers(self, feed: Feed, rows: slice) -> Tensor:
+        """Logits of some pictures as they are, in smaller portions where the memory is full."""
+
+        def portion(own: slice) -> Tensor:
+            return self._logits(feed, feed.plain(slice(rows.start + own.start, rows.start + own.stop)))
+
+        return torch.cat(list(self._judged.walk(rows.stop - rows.start, portion)))
 
     def _logits(self, feed: Feed, inputs: Tensor) -> Tensor:
         with self._precision():

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from lensmount.errors import InvalidInputError
-from lensmount_training.features import BATCH
+from lensmount_training.memory import BATCH
 
 
 @dataclass(frozen=True)
