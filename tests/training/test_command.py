@@ -12,6 +12,8 @@ from safetensors.torch import save_file
 from factories import random_backbone
 from lensmount.cli import cli
 from lensmount_adapters.package import read_package
+from lensmount_training.recipe import Recipe
+from lensmount_training.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +137,45 @@ def test_a_dry_run_says_what_it_would_do_and_does_nothing(digits: Path, small: l
     (lora,) = (step for step in tried if step["name"] == "lora")
     assert lora["what"].endswith("epochs of the last 2, 3, 5 or 8 of 8 segments")
     assert not lora["certain"]
+
+
+@pytest.mark.parametrize("dry", [("--dry-run",), ()])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--strategy", "lora", "--rank", 4096), "rank: out of range (got 4096)"),
+        (("--strategy", "lora", "--last", 99), "last_segments: test_vit has 8 segments (got 99)"),
+        (("--strategy", "finetune", "--last", 99), "last_segments: test_vit has 8 segments (got 99)"),
+        (("--strategy", "finetune", "--last", 1), "last_segments: nothing to unfreeze in the last 1 of 8"),
+        (("--strategy", "features", "--views", "foo"), "views: no such view (got foo)"),
+        (("--strategy", "lora", "--targets", "foo"), "targets: no such kind of targets (got foo)"),
+    ],
+)
+def test_what_can_not_work_is_told_before_anything_is_read(
+    words: tuple[object, ...], said: str, dry: tuple[str, ...], digits: Path, small: list[object]
+) -> None:
+    result = invoke(digits, "--task", "digit", *small, *words, *dry)
+    assert result.exit_code == 2, result.output
+    assert said in " ".join(result.output.split())
+    assert "Fix:" in result.output
+    assert "reading pictures" not in result.output
+    assert not list(Path().glob("runs/*"))
+
+
+def test_a_dry_run_tells_of_an_unfinished_run_with_other_settings(digits: Path, small: list[object]) -> None:
+    words = [digits, "--task", "digit", *small, *PLAIN, "--strategy", "features"]
+    folder = RunFolder(Path("runs/digit"))
+    folder.path.mkdir(parents=True)
+    recipe = Recipe(data=digits, task="digit", backbone="test_vit", strategy="features", seed=7)
+    folder.put("recipe.yaml", recipe.as_yaml())
+    folder.mark("running")
+    result = invoke(*words, "--dry-run")
+    assert result.exit_code == 2
+    assert "an unfinished run has other settings: " in " ".join(result.output.split())
+    assert "seed" in result.output
+    assert invoke(*words, "--dry-run", "--fresh").exit_code == 0
+    folder.mark("done")
+    assert invoke(*words, "--dry-run").exit_code == 0
 
 
 def test_help_teaches_by_example() -> None:

@@ -144,7 +144,7 @@ def train(
         if dry_run:
             from lensmount_training.plan import plan_of, show  # noqa: PLC0415
 
-            plan = plan_of(asked, out, progress)
+            plan = plan_of(asked, out, progress, fresh=fresh)
             show(plan, Console(), as_json=as_json)
             return
         run = run_recipe(asked, out, progress, cache=cache, fresh=fresh)

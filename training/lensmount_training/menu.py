@@ -7,12 +7,14 @@ from typing import Any
 
 from lensmount_training.chooser import BASELINE, FINETUNE
 from lensmount_training.recipe import Recipe
-from lensmount_training.strategies import FeatureExtraction, FineTune, Lora, Strategy
+from lensmount_training.strategies import FeatureExtraction, FineTune, Lora
 from lensmount_training.strategies.augment import Augment
 from lensmount_training.strategies.schedule import Schedule
 
 
-def strategy_of(recipe: Recipe, name: str, last: int | None = None, *, full: bool = False) -> Strategy:
+def strategy_of(
+    recipe: Recipe, name: str, last: int | None = None, *, full: bool = False
+) -> FeatureExtraction | FineTune | Lora:
     """The strategy of that name with the recipe's settings; `last` segments edited, where it edits any.
 
     Raises InvalidInputError for a setting that can not work.

@@ -21,6 +21,7 @@ from rich.text import Text
 
 from lensmount.errors import LensmountError
 from lensmount_adapters.backbones import Backbone
+from lensmount_training.checks import check_fits, check_settings
 from lensmount_training.chooser import BASELINE, FINETUNE, LORA, propose
 from lensmount_training.costs import BATCH, segment_times
 from lensmount_training.data.listing import Listing
@@ -30,6 +31,7 @@ from lensmount_training.menu import strategy_of
 from lensmount_training.places import choose_out
 from lensmount_training.progress import Progress
 from lensmount_training.recipe import AUTO, Recipe
+from lensmount_training.run_folder import RunFolder, check_unfinished
 from lensmount_training.split import TEST_SHARE, VALIDATION_SHARE
 from lensmount_training.strategies import FineTune, Lora
 from lensmount_training.strategies.lora import RANKS
@@ -69,11 +71,15 @@ class Plan:
         return sum(step.seconds for step in self.steps if step.certain), sum(step.seconds for step in self.steps)
 
 
-def plan_of(recipe: Recipe, out: Path | None, progress: Progress) -> Plan:
+def plan_of(recipe: Recipe, out: Path | None, progress: Progress, *, fresh: bool = False) -> Plan:
     """Plan a run; raises what the run itself would raise for data, settings and places that can not work."""
+    check_settings(recipe)
     target = choose_out(recipe.task, out, progress)
+    if not fresh:
+        check_unfinished(RunFolder(target), recipe)
     listing = listed(recipe)
     backbone = open_backbone(recipe, progress)
+    check_fits(recipe, backbone)
     counts = Counter(label for entry in listing.entries for label in entry.labels)
     check_counts(listing.labels, counts, "pictures")
     return Plan(

@@ -61,10 +61,10 @@ class Schedule:
         return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
-def check_rate(name: str, value: float) -> None:
-    """Raise InvalidInputError for a learning rate that is not a number above 0."""
+def check_rate(name: str, value: float, fix: str = "give a number such as 0.001") -> None:
+    """Raise InvalidInputError for a rate that is not a number above 0."""
     if not 0 < value < math.inf:
-        raise InvalidInputError("above 0 expected", field=name, value=value, fix="give a number such as 0.001")
+        raise InvalidInputError("above 0 expected", field=name, value=value, fix=fix)
 
 
 def check_whole(name: str, value: int, *, least: int) -> None:
