@@ -124,7 +124,7 @@ def test_a_dry_run_says_what_it_would_do_and_does_nothing(digits: Path, small: l
     assert result.exit_code == 0, result.output
     for said in (
         "one 30, seven 30, three 30",
-        "18 sealed, 11 to choose by, 61 to train on",
+        "18 sealed, 12 to choose by, 60 to train on",
         "epochs of the last 4 of 8",
     ):
         assert said in " ".join(result.output.split())
@@ -137,6 +137,9 @@ def test_a_dry_run_says_what_it_would_do_and_does_nothing(digits: Path, small: l
     (lora,) = (step for step in tried if step["name"] == "lora")
     assert lora["what"].endswith("epochs of the last 2, 3, 5 or 8 of 8 segments")
     assert not lora["certain"]
+    whole = json.loads(invoke(*words[:-5], "--strategy", "finetune", "--full", "--dry-run", "--json").stdout)
+    (full,) = (step for step in whole["steps"] if step["name"] == "finetune")
+    assert full["what"].endswith("epochs of the last 8 of 8 segments")
 
 
 @pytest.mark.parametrize("dry", [("--dry-run",), ()])

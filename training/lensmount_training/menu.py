@@ -11,6 +11,8 @@ from lensmount_training.strategies import FeatureExtraction, FineTune, Lora
 from lensmount_training.strategies.augment import Augment
 from lensmount_training.strategies.schedule import Schedule
 
+Named = FeatureExtraction | FineTune | Lora
+
 
 def strategy_of(
     recipe: Recipe, name: str, last: int | None = None, *, full: bool = False

@@ -65,7 +65,7 @@ def draw_split(dataset: Dataset, seed: int, together: Iterable[Collection[str]] 
     for label in sorted(have, key=lambda label: (have[label], label)):
         _check_units(dataset, label, [unit for unit in units if unit.labels[label]])
         already = {part: sum(unit.labels[label] for unit in own) for part, own in parts.items()}
-        wanted = {part: count - already[part] for part, count in _wanted(have[label]).items()}
+        wanted = {part: count - already[part] for part, count in shares_of(have[label]).items()}
         for part, chosen in _divide([unit for unit in left if unit.labels[label]], wanted, label).items():
             parts[part] += chosen
         left = [unit for unit in left if not unit.labels[label]]
@@ -114,8 +114,8 @@ def hash_of(dataset: Dataset, files: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
-def _wanted(count: int) -> dict[str, int]:
-    """How many pictures of a class of `count` go to each part."""
+def shares_of(count: int) -> dict[str, int]:
+    """How many pictures of a class of `count` go to each part, by its name, where none belong together."""
     test = math.ceil(TEST_SHARE * count)
     validation = max(1, round(VALIDATION_SHARE * (count - test)))
     return {"test": test, "validation": validation, "train": count - test - validation}

@@ -62,12 +62,12 @@ class Lora:
     def check(self, backbone: Backbone) -> None:
         """Raise InvalidInputError for what does not fit the backbone, before anything is trained."""
         check_views(backbone, self.views)
-        lora_targets(backbone, self._last(backbone), self.targets)
+        lora_targets(backbone, self.depth(backbone), self.targets)
 
     def train(self, problem: Problem, context: Context) -> Trained:
         """Feed the tail from the fork on, train it for every rank in question, keep the best epoch of the chosen."""
         backbone = problem.backbone
-        targets = lora_targets(backbone, self._last(backbone), self.targets)
+        targets = lora_targets(backbone, self.depth(backbone), self.targets)
         ranks = RANKS if self.rank is None else (self.rank,)
         floor = self._floor(problem, min(targets), context)
         eaten = feeds(problem, min(targets), self.views, self.augment, context)
@@ -110,9 +110,10 @@ class Lora:
 
     def _shape(self, backbone: Backbone, rank: int) -> dict[str, int | float]:
         alpha = 2.0 * rank if self.alpha is None else self.alpha
-        return {"rank": rank, "alpha": alpha, "last_segments": self._last(backbone)}
+        return {"rank": rank, "alpha": alpha, "last_segments": self.depth(backbone)}
 
-    def _last(self, backbone: Backbone) -> int:
+    def depth(self, backbone: Backbone) -> int:
+        """How many of the last segments are edited; raises InvalidInputError for more than there are."""
         count = len(backbone.segments)
         last = math.ceil(count / 2) if self.last_segments is None else self.last_segments
         if not 1 <= last <= count:
