@@ -47,7 +47,7 @@ def test_features(digits: Path, small: list[object]) -> None:
 
 
 def test_lora_with_every_option_and_json(digits: Path, small: list[object], tmp_path: Path) -> None:
-    options = ["--strategy", "lora", "--epochs", 1, "--rank", 2, "--last", 2, "--learning-rate", 0.002]
+    options = ["--strategy", "lora", "--epochs", 1, "--rank", 2, "--alpha", 3, "--last", 2, "--learning-rate", 0.002]
     result = invoke(digits, "--task", "digit", *small, *options, *PLAIN, "--seed", 3, "--out", "mine", "--json")
     assert result.exit_code == 0, result.output
     said = json.loads(result.stdout.strip().splitlines()[-1])
@@ -58,9 +58,22 @@ def test_lora_with_every_option_and_json(digits: Path, small: list[object], tmp_
     assert said["pictures"] == {"train": 60, "validation": 12, "test": 18}
     assert sum(map(sum, said["test"]["confusion"])) == 18
     settings = package.manifest.provenance.settings
-    assert (settings["rank"], settings["alpha"], settings["epochs"]) == (2, 4, 1)
+    assert (settings["rank"], settings["alpha"], settings["epochs"]) == (2, 3, 1)
     assert (settings["last_segments"], settings["learning_rate"], settings["views"]) == (2, 0.002, "identity")
     assert package.manifest.provenance.seed == 3
+
+
+def test_a_trained_head_and_a_schedule_of_ones_own(digits: Path, small: list[object]) -> None:
+    head = ("--strategy", "features", "--head", "dropout", "--dropout", 0.4, "--epochs", 30, "--batch", 16, *PLAIN)
+    rates = ("--learning-rate", 0.004, "--warmup", 0.2, "--weight-decay", 0.02, "--label-smoothing", 0.1)
+    others = ("--ema", 0.5, "--patience", 9, "--no-class-weights")
+    result = invoke(digits, "--task", "digit", *small, *head, *rates, *others)
+    assert result.exit_code == 0, result.output
+    settings = read_package(Path("runs/digit")).manifest.provenance.settings
+    assert (settings["head"], settings["dropout"], settings["epochs"], settings["batch"]) == ("dropout", 0.4, 30, 16)
+    assert (settings["learning_rate"], settings["warmup"], settings["weight_decay"]) == (0.004, 0.2, 0.02)
+    assert (settings["label_smoothing"], settings["ema"], settings["patience"]) == (0.1, 0.5, 9)
+    assert settings["class_weights"] is False
 
 
 def test_a_second_run_gets_a_folder_of_its_own(digits: Path, small: list[object]) -> None:
@@ -97,6 +110,10 @@ def test_skipped_files_are_named(digits: Path, small: list[object], tmp_path: Pa
         ((".", "--task", "digit", "--require-recall", "crack"), "require_recall: not a required recall (got crack)"),
         ((".", "--task", "digit", "--recipe", "gone.yaml"), "recipe: the recipe can not be read (got gone.yaml)"),
         ((".", "--task", "digit", "--group-by", "("), "group_by: "),
+        (
+            (".", "--task", "digit", "--strategy", "features", "--rank", "8"),
+            "rank: --rank does nothing with --strategy",
+        ),
     ],
 )
 def test_mistakes_are_one_sentence(words: tuple[str, ...], said: str, small: list[object]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lensmount_adapters.backbones import Backbone
+from lensmount_training.belonging import check_belonging
 from lensmount_training.chooser import BASELINE, FINETUNE, LORA
 from lensmount_training.depth import usual_depths
 from lensmount_training.menu import strategy_of
@@ -11,6 +12,7 @@ from lensmount_training.recipe import AUTO, Recipe
 
 def check_settings(recipe: Recipe) -> None:
     """Raise InvalidInputError for settings that can not work whatever the data and the backbone are."""
+    check_belonging(recipe)
     for name in strategies_of(recipe):
         strategy_of(recipe, name)
 

@@ -55,7 +55,7 @@ def propose(smallest: int, domain: str | None) -> Proposal:
     """What to try for a smallest class of so many training pictures, "near", "medium" or "far" from the backbone's."""
     far = domain == FAR
     look = f", {domain} in domain distance" if domain else ""
-    data = f"{smallest} pictures in the smallest class{look}"
+    data = f"{smallest} training pictures in the smallest class{look}"
     if smallest >= MANY:
         return Proposal((FINETUNE, LORA), full=True, reason=f"{data}: enough to fine-tune every segment")
     if smallest >= FEW:

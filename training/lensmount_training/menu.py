@@ -22,7 +22,8 @@ def strategy_of(
     Raises InvalidInputError for a setting that can not work.
     """
     if name == BASELINE:
-        return FeatureExtraction(recipe.views, **_given(head=recipe.head, dropout=recipe.dropout))
+        schedule = _schedule(recipe, FeatureExtraction().schedule)
+        return FeatureExtraction(recipe.views, **_given(head=recipe.head, dropout=recipe.dropout), schedule=schedule)
     own: dict[str, Any] = {"views": recipe.views, "last_segments": last, "augment": _augment(recipe)}
     if name == FINETUNE:
         rates = _given(
@@ -31,13 +32,14 @@ def strategy_of(
         own |= {**rates, "full": full, "batch_norm": recipe.batch_norm, "as_lora": recipe.as_lora}
         return FineTune(**own, schedule=_schedule(recipe, FineTune().schedule))
     rank = None if recipe.rank == "auto" else recipe.rank
-    own |= {**_given(targets=recipe.targets), "rank": rank}
+    own |= {**_given(targets=recipe.targets), "rank": rank, "alpha": recipe.alpha}
     return Lora(**own, schedule=_schedule(recipe, Lora().schedule))
 
 
 def _schedule(recipe: Recipe, usual: Schedule) -> Schedule:
-    asked = _given(epochs=recipe.epochs, learning_rate=recipe.learning_rate, label_smoothing=recipe.label_smoothing)
-    return replace(usual, **asked, ema=recipe.ema, patience=recipe.patience, bf16=recipe.bf16)
+    names = ("epochs", "batch", "learning_rate", "warmup", "weight_decay", "label_smoothing")
+    always = {name: getattr(recipe, name) for name in ("class_weights", "ema", "patience", "bf16")}
+    return replace(usual, **_given(**{name: getattr(recipe, name) for name in names}), **always)
 
 
 def _augment(recipe: Recipe) -> Augment:

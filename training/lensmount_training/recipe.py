@@ -10,13 +10,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lensmount.errors import InvalidInputError
 from lensmount_adapters.manifest import TaskName
-from lensmount_training.data.formats import ListingOptions
+from lensmount_training.data.formats import MAX_MARGIN, ListingOptions
 
 Auto = Literal["auto"]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Recall = Annotated[float, Field(gt=0, le=1)]
+Margin = Annotated[float, Field(ge=0, le=MAX_MARGIN)]
 StrategyName = Literal["auto", "features", "finetune", "lora"]
 
 AUTO = "auto"
@@ -39,7 +40,7 @@ class Recipe(BaseModel):
     format: str | None = None
     group_by: str | None = None
     every: Positive = 1.0
-    margin: Share = 0.0
+    margin: Margin = 0.0
     backbone: str = "auto"
     weights: Path | None = None
     seed: int = Field(default=0, ge=0)
@@ -50,12 +51,17 @@ class Recipe(BaseModel):
     views: tuple[str, ...] = ("identity", "hflip")
     last: Count | Auto | None = None
     rank: Count | Auto | None = None
+    alpha: Positive | None = None
     targets: str | None = None
     epochs: Count | None = None
+    batch: Count | None = None
     learning_rate: Positive | None = None
     backbone_rate: Positive | None = None
     layer_decay: Positive | None = None
+    warmup: Share | None = None
+    weight_decay: Annotated[float, Field(ge=0)] | None = None
     label_smoothing: Share | None = None
+    class_weights: bool = True
     mixup: Annotated[float, Field(ge=0)] = 0.0
     cutmix: Annotated[float, Field(ge=0)] = 0.0
     randaugment: Annotated[int, Field(ge=0, le=30)] = 0

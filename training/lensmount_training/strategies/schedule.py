@@ -42,6 +42,9 @@ class Schedule:
         check_whole("patience", self.patience, least=0)
         for name in ("ema", "label_smoothing", "warmup"):
             check_share(name, getattr(self, name))
+        if not 0 <= self.weight_decay < math.inf:
+            fix = "give a number such as 0.01, or 0 for none"
+            raise InvalidInputError("0 or more expected", field="weight_decay", value=self.weight_decay, fix=fix)
 
     def epochs_for(self, pictures: int) -> int:
         """How many epochs a training set of so many pictures gets."""
