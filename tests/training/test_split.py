@@ -164,7 +164,7 @@ def test_other_orders_are_tried_before_a_class_is_missing(monkeypatch: pytest.Mo
     assert in_every_part(split, "1")
     assert draw_split(data, 5, SHARED) == split
     monkeypatch.setattr("lensmount_training.split.DRAWS", 1)
-    with pytest.raises(InvalidInputError, match="missing from the .* part in 1 draws: near-duplicates stay"):
+    with pytest.raises(InvalidInputError, match=r"missing from the .* part in 1 draws: near-duplicates stay"):
         draw_split(data, 5, SHARED)
 
 
