@@ -1,12 +1,11 @@
-"""Which options belong to which strategies: one that would do nothing is refused, or told where "auto" decided so."""
+"""Which options belong to which strategies: one that would do nothing is refused."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable, Sequence
 
 from lensmount.errors import InvalidInputError
 from lensmount_training.chooser import BASELINE, FINETUNE, LORA
 from lensmount_training.recipe import AUTO, Recipe
+from lensmount_training.strategies import FeatureExtraction
 
 _OF_BOTH = ("last", "mixup", "cutmix", "randaugment")
 _OF_LORA = ("rank", "alpha", "targets")
@@ -22,7 +21,6 @@ _OWNERS = {
     **dict.fromkeys(_OF_FINETUNE, (FINETUNE,)),
     **dict.fromkeys(_OF_DESCENTS, (FINETUNE, LORA)),
 }
-_WORDS = {FINETUNE: "unfreezing", LORA: "LoRA"}
 _TRAINED_HEAD = "dropout"
 
 
@@ -37,7 +35,7 @@ def check_belonging(recipe: Recipe) -> None:
             others = " or ".join((*owners, "features with --head dropout") if solved else owners)
             message = f"{_flag(recipe, name)} does nothing with --strategy {recipe.strategy}"
             raise _refused(recipe, name, message, f"leave it out, or give --strategy {others}")
-    if recipe.dropout is not None and recipe.head != _TRAINED_HEAD:
+    if recipe.dropout not in {None, FeatureExtraction().dropout} and recipe.head != _TRAINED_HEAD:
         raise _refused(recipe, "dropout", "a head that is solved drops nothing", "give --head dropout, too")
     if recipe.strategy == FINETUNE and recipe.last == AUTO:
         fix = "give a number, or --strategy lora; unfreezing stops by itself where it no longer helps"
@@ -46,32 +44,17 @@ def check_belonging(recipe: Recipe) -> None:
         raise _refused(recipe, "last", "--full unfreezes every segment", "leave --last or --full out")
 
 
-def unused(recipe: Recipe, tried: Iterable[str]) -> str:
-    """What of a recipe had nothing to act on, since none of its strategies was `tried`: a clause, or ""."""
-    idle = {name: set(owners) for name, owners in _asked(recipe).items() if not set(owners) & set(tried)}
-    if not idle:
-        return ""
-    owners = sorted(set.intersection(*idle.values()) or set.union(*idle.values()))
-    were = "was" if len(owners) == 1 else "were"
-    flags = _and([_flag(recipe, name) for name in idle])
-    return f", so {_and([_WORDS[own] for own in owners])} {were} not tried and {flags} did nothing"
-
-
 def _asked(recipe: Recipe) -> dict[str, tuple[str, ...]]:
     """The options that are not at their defaults and belong to some strategies only, with these."""
     fields = type(recipe).model_fields
     own = {name: owners for name, owners in _OWNERS.items() if getattr(recipe, name) != fields[name].default}
-    head = (BASELINE,) if recipe.head == _TRAINED_HEAD else ()
+    # As a floor for others the head keeps a schedule of its own, which suits it.
+    head = (BASELINE,) if recipe.head == _TRAINED_HEAD and recipe.strategy == BASELINE else ()
     return {name: (*head, *owners) if name in _OF_DESCENTS else owners for name, owners in own.items()}
 
 
 def _flag(recipe: Recipe, name: str) -> str:
     return "--fp32" if name == "bf16" and not recipe.bf16 else f"--{name.replace('_', '-')}"
-
-
-def _and(words: Sequence[str]) -> str:
-    *most, last = words
-    return f"{', '.join(most)} and {last}" if most else last
 
 
 def _refused(recipe: Recipe, name: str, message: str, fix: str) -> InvalidInputError:

@@ -62,7 +62,8 @@ def propose(smallest: int, domain: str | None) -> Proposal:
         return Proposal((FINETUNE, LORA), full=False, reason=f"{data}: unfreezing the last blocks and LoRA are tried")
     if far:
         return Proposal((FINETUNE, LORA), full=False, reason=f"{data}: a frozen trunk may miss what matters")
-    return Proposal((), full=False, reason=f"{data}: a head on the frozen backbone fits best")
+    untried = "neither unfreezing nor LoRA is tried"
+    return Proposal((), full=False, reason=f"{data}: a head on the frozen backbone fits best, {untried}")
 
 
 def gain(candidate: Tensor, baseline: Tensor, targets: Tensor, kind: Kind, seed: int) -> Gain:

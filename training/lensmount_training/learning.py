@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 
-from lensmount_training.belonging import unused
 from lensmount_training.chooser import BASELINE, LORA, Gain, gain, propose
 from lensmount_training.context import Context
 from lensmount_training.depth import Sweep, sweep, usual_depths
@@ -75,8 +74,7 @@ def _asked(recipe: Recipe, problem: Problem, domain: str | None) -> tuple[tuple[
     """What to train beyond the baseline: names, whether all segments at once, and why."""
     if recipe.strategy == AUTO:
         proposal = propose(_smallest(problem), domain)
-        reason = f"{proposal.reason}{unused(recipe, (BASELINE, *proposal.names))}"
-        return proposal.names, proposal.full or recipe.full, reason
+        return proposal.names, proposal.full or recipe.full, proposal.reason
     names = () if recipe.strategy == BASELINE else (recipe.strategy,)
     return names, recipe.full, f"{recipe.strategy} was asked for"
 

@@ -22,7 +22,10 @@ def strategy_of(
     Raises InvalidInputError for a setting that can not work.
     """
     if name == BASELINE:
-        schedule = _schedule(recipe, FeatureExtraction().schedule)
+        usual = FeatureExtraction().schedule
+        # As a floor for others it keeps a schedule that suits a head.
+        alone = recipe.strategy == BASELINE
+        schedule = _schedule(recipe, usual) if alone else replace(usual, class_weights=recipe.class_weights)
         return FeatureExtraction(recipe.views, **_given(head=recipe.head, dropout=recipe.dropout), schedule=schedule)
     own: dict[str, Any] = {"views": recipe.views, "last_segments": last, "augment": _augment(recipe)}
     if name == FINETUNE:

@@ -73,11 +73,11 @@ def plan_of(recipe: Recipe, out: Path | None, progress: Progress, *, fresh: bool
     """Plan a run; raises what the run itself would raise for data, settings and places that can not work."""
     check_settings(recipe)
     target = choose_out(recipe.task, out, progress)
-    if not fresh:
-        check_unfinished(RunFolder(target), recipe)
     listing = listed(recipe)
     backbone = open_backbone(recipe, progress)
     check_fits(recipe, backbone)
+    if not fresh:
+        check_unfinished(RunFolder(target), recipe)
     counts = Counter(label for entry in listing.entries for label in entry.labels)
     check_counts(listing.labels, counts, "pictures")
     return Plan(
