@@ -12,6 +12,8 @@ from safetensors.torch import save_file
 from factories import random_backbone
 from lensmount.cli import cli
 from lensmount_adapters.package import read_package
+from lensmount_training.recipe import Recipe
+from lensmount_training.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,7 @@ def test_features(digits: Path, small: list[object]) -> None:
 
 
 def test_lora_with_every_option_and_json(digits: Path, small: list[object], tmp_path: Path) -> None:
-    options = ["--strategy", "lora", "--epochs", 1, "--rank", 2, "--last", 2, "--learning-rate", 0.002]
+    options = ["--strategy", "lora", "--epochs", 1, "--rank", 2, "--alpha", 3, "--last", 2, "--learning-rate", 0.002]
     result = invoke(digits, "--task", "digit", *small, *options, *PLAIN, "--seed", 3, "--out", "mine", "--json")
     assert result.exit_code == 0, result.output
     said = json.loads(result.stdout.strip().splitlines()[-1])
@@ -56,9 +58,22 @@ def test_lora_with_every_option_and_json(digits: Path, small: list[object], tmp_
     assert said["pictures"] == {"train": 60, "validation": 12, "test": 18}
     assert sum(map(sum, said["test"]["confusion"])) == 18
     settings = package.manifest.provenance.settings
-    assert (settings["rank"], settings["alpha"], settings["epochs"]) == (2, 4, 1)
+    assert (settings["rank"], settings["alpha"], settings["epochs"]) == (2, 3, 1)
     assert (settings["last_segments"], settings["learning_rate"], settings["views"]) == (2, 0.002, "identity")
     assert package.manifest.provenance.seed == 3
+
+
+def test_a_trained_head_and_a_schedule_of_ones_own(digits: Path, small: list[object]) -> None:
+    head = ("--strategy", "features", "--head", "dropout", "--dropout", 0.4, "--epochs", 30, "--batch", 16, *PLAIN)
+    rates = ("--learning-rate", 0.004, "--warmup", 0.2, "--weight-decay", 0.02, "--label-smoothing", 0.1)
+    others = ("--ema", 0.5, "--patience", 9, "--no-class-weights")
+    result = invoke(digits, "--task", "digit", *small, *head, *rates, *others)
+    assert result.exit_code == 0, result.output
+    settings = read_package(Path("runs/digit")).manifest.provenance.settings
+    assert (settings["head"], settings["dropout"], settings["epochs"], settings["batch"]) == ("dropout", 0.4, 30, 16)
+    assert (settings["learning_rate"], settings["warmup"], settings["weight_decay"]) == (0.004, 0.2, 0.02)
+    assert (settings["label_smoothing"], settings["ema"], settings["patience"]) == (0.1, 0.5, 9)
+    assert settings["class_weights"] is False
 
 
 def test_a_second_run_gets_a_folder_of_its_own(digits: Path, small: list[object]) -> None:
@@ -95,6 +110,10 @@ def test_skipped_files_are_named(digits: Path, small: list[object], tmp_path: Pa
         ((".", "--task", "digit", "--require-recall", "crack"), "require_recall: not a required recall (got crack)"),
         ((".", "--task", "digit", "--recipe", "gone.yaml"), "recipe: the recipe can not be read (got gone.yaml)"),
         ((".", "--task", "digit", "--group-by", "("), "group_by: "),
+        (
+            (".", "--task", "digit", "--strategy", "features", "--rank", "8"),
+            "rank: --rank does nothing with --strategy",
+        ),
     ],
 )
 def test_mistakes_are_one_sentence(words: tuple[str, ...], said: str, small: list[object]) -> None:
@@ -122,7 +141,7 @@ def test_a_dry_run_says_what_it_would_do_and_does_nothing(digits: Path, small: l
     assert result.exit_code == 0, result.output
     for said in (
         "one 30, seven 30, three 30",
-        "18 sealed, 11 to choose by, 61 to train on",
+        "18 sealed, 12 to choose by, 60 to train on",
         "epochs of the last 4 of 8",
     ):
         assert said in " ".join(result.output.split())
@@ -135,6 +154,48 @@ def test_a_dry_run_says_what_it_would_do_and_does_nothing(digits: Path, small: l
     (lora,) = (step for step in tried if step["name"] == "lora")
     assert lora["what"].endswith("epochs of the last 2, 3, 5 or 8 of 8 segments")
     assert not lora["certain"]
+    whole = json.loads(invoke(*words[:-5], "--strategy", "finetune", "--full", "--dry-run", "--json").stdout)
+    (full,) = (step for step in whole["steps"] if step["name"] == "finetune")
+    assert full["what"].endswith("epochs of the last 8 of 8 segments")
+
+
+@pytest.mark.parametrize("dry", [("--dry-run",), ()])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--strategy", "lora", "--rank", 4096), "rank: out of range (got 4096)"),
+        (("--strategy", "lora", "--last", 99), "last_segments: test_vit has 8 segments (got 99)"),
+        (("--strategy", "finetune", "--last", 99), "last_segments: test_vit has 8 segments (got 99)"),
+        (("--strategy", "finetune", "--last", 1), "last_segments: nothing to unfreeze in the last 1 of 8"),
+        (("--strategy", "features", "--views", "foo"), "views: no such view (got foo)"),
+        (("--strategy", "lora", "--targets", "foo"), "targets: no such kind of targets (got foo)"),
+    ],
+)
+def test_what_can_not_work_is_told_before_anything_is_read(
+    words: tuple[object, ...], said: str, dry: tuple[str, ...], digits: Path, small: list[object]
+) -> None:
+    result = invoke(digits, "--task", "digit", *small, *words, *dry)
+    assert result.exit_code == 2, result.output
+    assert said in " ".join(result.output.split())
+    assert "Fix:" in result.output
+    assert "reading pictures" not in result.output
+    assert not list(Path().glob("runs/*"))
+
+
+def test_a_dry_run_tells_of_an_unfinished_run_with_other_settings(digits: Path, small: list[object]) -> None:
+    words = [digits, "--task", "digit", *small, *PLAIN, "--strategy", "features"]
+    folder = RunFolder(Path("runs/digit"))
+    folder.path.mkdir(parents=True)
+    recipe = Recipe(data=digits, task="digit", backbone="test_vit", strategy="features", seed=7)
+    folder.put("recipe.yaml", recipe.as_yaml())
+    folder.mark("running")
+    result = invoke(*words, "--dry-run")
+    assert result.exit_code == 2
+    assert "an unfinished run has other settings: " in " ".join(result.output.split())
+    assert "seed" in result.output
+    assert invoke(*words, "--dry-run", "--fresh").exit_code == 0
+    folder.mark("done")
+    assert invoke(*words, "--dry-run").exit_code == 0
 
 
 def test_help_teaches_by_example() -> None:

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lensmount.errors import InvalidInputError
-from lensmount_training.recipe import Recipe, make_recipe, read_recipe
+from lensmount_training.recipe import ADVICE, Recipe, make_recipe, read_recipe
 
 recipes = st.builds(
     Recipe,
@@ -60,6 +60,36 @@ def test_what_can_not_work_is_named(values: object, field: str) -> None:
         make_recipe(values, "recipe.yaml")
     assert caught.value.field == field
     assert caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "fix"),
+    [
+        ("last", "-1", "give a whole number from 1, such as 2, or auto"),
+        ("last", "abc", "give a whole number from 1, such as 2, or auto"),
+        ("rank", "abc", "give a whole number from 1, such as 8, or auto"),
+        ("rank", 0, "give a whole number from 1, such as 8, or auto"),
+        ("margin", 10.5, "give a share of the box's sides, such as 0.1"),
+        ("every", 0, "give seconds, such as 1 or 0.5"),
+        ("batch", 0, "give a number such as 8"),
+        ("warmup", 1, "give a share such as 0.1, or 0 for none"),
+        ("alpha", 0, "give a number such as 16, often twice the rank"),
+        ("weight_decay", -1, "give a number such as 0.2, or 0 for none"),
+    ],
+)
+def test_it_is_said_what_to_give_instead(field: str, value: object, fix: str) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        make_recipe({"data": "parts", "task": "defect", field: value})
+    assert (caught.value.field, caught.value.value, caught.value.fix) == (field, str(value), fix)
+    assert "Input should be" not in caught.value.message
+
+
+def test_advice_is_for_fields_that_there_are() -> None:
+    assert set(ADVICE) <= set(Recipe.model_fields)
+
+
+def test_a_margin_is_what_the_audit_takes() -> None:
+    assert make_recipe({"data": "parts", "task": "defect", "margin": 1.5}).margin == 1.5
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"a: [", None])

@@ -149,6 +149,35 @@ def test_a_class_missing_from_a_part_is_refused() -> None:
     assert caught.value.value == "1"
 
 
+def in_every_part(split: Split, label: str) -> bool:
+    return all(per_class(own)[label] for own in (split.train, split.validation, split.test))
+
+
+# Class 1 is of three units, two of which are shared with class 0, which is rarer and divided first.
+SHARED = ({"0/0.png", "1/0.png"}, {"0/1.png", "1/1.png"}, {f"1/{number}.png" for number in range(2, 8)})
+
+
+def test_other_orders_are_tried_before_a_class_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = dataset([5, 8])
+    split = draw_split(data, 5, SHARED)
+    assert in_every_part(split, "0")
+    assert in_every_part(split, "1")
+    assert draw_split(data, 5, SHARED) == split
+    monkeypatch.setattr("lensmount_training.split.DRAWS", 1)
+    with pytest.raises(InvalidInputError, match=r"missing from the .* part in 1 draws: near-duplicates stay"):
+        draw_split(data, 5, SHARED)
+
+
+def test_near_duplicates_that_leave_too_little_are_named() -> None:
+    alike = [{f"0/{number}.png" for number in range(25)}, {f"0/{number}.png" for number in range(25, 30)}]
+    with pytest.raises(InvalidInputError) as caught:
+        draw_split(dataset([30, 30]), 0, alike)
+    assert "(0/0.png, 0/1.png, 0/10.png and 22 more)" in caught.value.message
+    assert "of 30 pictures 2 can be parted, at least 3 are needed" in caught.value.message
+    assert "--group-by" not in str(caught.value.fix)
+    assert caught.value.value == "0"
+
+
 def test_a_part_holds_its_own_pictures_and_targets() -> None:
     data = dataset([10, 10])
     files = ("1/3.png", "0/7.png")

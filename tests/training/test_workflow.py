@@ -267,7 +267,7 @@ def test_a_loss_that_is_no_number_leaves_nothing(digits: Path, backbone: Backbon
     with pytest.raises(InvalidInputError, match="no longer a finite number") as caught:
         train(recipe(digits, "lora", rank=4, epochs=3, learning_rate=1e30), tmp_path / "digit", backbone=backbone)
     assert caught.value.field == "learning_rate"
-    assert "--learning-rate 1e+29" in caught.value.fix
+    assert caught.value.fix == "leave --learning-rate out: the strategy's own, 0.001 to 0.003, suits most data"
     assert left(tmp_path) == ["digit.run", "split"]
 
 
@@ -366,6 +366,7 @@ def test_auto_tries_what_the_data_call_for_and_keeps_what_is_worth_it(
     run = train(recipe(digits, "auto", rank=4, epochs=1, last=2), tmp_path / "digit", backbone=backbone)
     tried = [own.learned.name for own in run.choice.candidates]
     assert tried == (["features", "finetune", "lora"] if smallest == 1 else ["features"])
+    assert ("neither unfreezing nor LoRA is tried" in run.choice.reason) == (smallest > 1)
     best = max(run.choice.candidates[1:], key=lambda own: own.gain.difference, default=None)  # type: ignore[union-attr]
     kept = best is not None and best.gain is not None and best.gain.kept
     assert run.manifest.strategy == (best.learned.name if best and kept else "features")

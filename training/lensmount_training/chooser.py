@@ -55,14 +55,15 @@ def propose(smallest: int, domain: str | None) -> Proposal:
     """What to try for a smallest class of so many training pictures, "near", "medium" or "far" from the backbone's."""
     far = domain == FAR
     look = f", {domain} in domain distance" if domain else ""
-    data = f"{smallest} pictures in the smallest class{look}"
+    data = f"{smallest} training pictures in the smallest class{look}"
     if smallest >= MANY:
         return Proposal((FINETUNE, LORA), full=True, reason=f"{data}: enough to fine-tune every segment")
     if smallest >= FEW:
         return Proposal((FINETUNE, LORA), full=False, reason=f"{data}: unfreezing the last blocks and LoRA are tried")
     if far:
         return Proposal((FINETUNE, LORA), full=False, reason=f"{data}: a frozen trunk may miss what matters")
-    return Proposal((), full=False, reason=f"{data}: a head on the frozen backbone fits best")
+    untried = "neither unfreezing nor LoRA is tried"
+    return Proposal((), full=False, reason=f"{data}: a head on the frozen backbone fits best, {untried}")
 
 
 def gain(candidate: Tensor, baseline: Tensor, targets: Tensor, kind: Kind, seed: int) -> Gain:

@@ -18,6 +18,7 @@ from lensmount_training.recipe import Recipe, make_recipe, read_recipe
 
 T = TypeVar("T", bound=Callable[..., Any])
 LAST = "How many last segments are edited; auto: by accuracy and cost [half; lora with --strategy auto: auto]."
+RANK = "lora: rank, 1 to 256 [4, 8 and 16 are tried, by validation; 8 with --strategy auto]."
 PATH = click.Path(path_type=Path)
 
 EXAMPLES = options.examples(
@@ -52,7 +53,10 @@ def _model(command: T) -> T:
         click.option("--head", type=click.Choice(["probe", "dropout"]), help="features: solved, or trained [probe]."),
         click.option("--dropout", type=float, metavar="SHARE", help="features: of the trained head [0.3]."),
         click.option("--last", metavar="N", help=LAST),
-        click.option("--rank", metavar="N", help="lora: rank [4, 8 or 16, by validation; 8 with --strategy auto]."),
+        click.option("--rank", metavar="N", help=RANK),
+        click.option(
+            "--alpha", type=float, metavar="N", help="lora: edits are scaled by alpha / rank [twice the rank]."
+        ),
         click.option("--targets", metavar="WHICH", help="lora: all-linear, qkv, q+v or convolutions [all-linear]."),
         click.option("--full", is_flag=True, default=None, help="finetune: all segments at once."),
         click.option("--as-lora", is_flag=True, default=None, help="finetune: give the result as LoRA, by SVD."),
@@ -63,10 +67,16 @@ def _model(command: T) -> T:
 def _descent(command: T) -> T:
     return _with(
         command,
-        click.option("--epochs", type=int, metavar="N", help="Small sets get more, so that there are some steps."),
+        click.option("--epochs", type=int, metavar="N", help="8, or 10 for a head; small sets get more steps."),
+        click.option(
+            "--batch", type=int, metavar="N", help="Pictures a step; they need not fit into memory at once [32]."
+        ),
         click.option("--learning-rate", type=float, metavar="RATE", help="Of the head, and of LoRA."),
         click.option("--backbone-rate", type=float, metavar="RATE", help="finetune: of unfrozen blocks."),
         click.option("--layer-decay", type=float, metavar="SHARE", help="finetune: of the rate, block by block."),
+        click.option("--warmup", type=float, metavar="SHARE", help="Of the steps, until the rates are reached [0.1]."),
+        click.option("--weight-decay", type=float, metavar="RATE", help="AdamW's [0.01]."),
+        click.option("--class-weights/--no-class-weights", default=None, help="Rare classes count as much [they do]."),
         click.option("--views", metavar="LIST", help="Turns and flips that leave a class alone [identity,hflip]."),
         click.option("--label-smoothing", type=float, metavar="SHARE"),
         click.option("--mixup", type=float, metavar="ALPHA", help="From pixels: nothing can be cached then."),
@@ -144,7 +154,7 @@ def train(
         if dry_run:
             from lensmount_training.plan import plan_of, show  # noqa: PLC0415
 
-            plan = plan_of(asked, out, progress)
+            plan = plan_of(asked, out, progress, fresh=fresh)
             show(plan, Console(), as_json=as_json)
             return
         run = run_recipe(asked, out, progress, cache=cache, fresh=fresh)

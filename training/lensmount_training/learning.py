@@ -74,7 +74,7 @@ def _asked(recipe: Recipe, problem: Problem, domain: str | None) -> tuple[tuple[
     """What to train beyond the baseline: names, whether all segments at once, and why."""
     if recipe.strategy == AUTO:
         proposal = propose(_smallest(problem), domain)
-        return proposal.names, proposal.full, proposal.reason
+        return proposal.names, proposal.full or recipe.full, proposal.reason
     names = () if recipe.strategy == BASELINE else (recipe.strategy,)
     return names, recipe.full, f"{recipe.strategy} was asked for"
 

@@ -7,18 +7,26 @@ from typing import Any
 
 from lensmount_training.chooser import BASELINE, FINETUNE
 from lensmount_training.recipe import Recipe
-from lensmount_training.strategies import FeatureExtraction, FineTune, Lora, Strategy
+from lensmount_training.strategies import FeatureExtraction, FineTune, Lora
 from lensmount_training.strategies.augment import Augment
 from lensmount_training.strategies.schedule import Schedule
 
+Named = FeatureExtraction | FineTune | Lora
 
-def strategy_of(recipe: Recipe, name: str, last: int | None = None, *, full: bool = False) -> Strategy:
+
+def strategy_of(
+    recipe: Recipe, name: str, last: int | None = None, *, full: bool = False
+) -> FeatureExtraction | FineTune | Lora:
     """The strategy of that name with the recipe's settings; `last` segments edited, where it edits any.
 
     Raises InvalidInputError for a setting that can not work.
     """
     if name == BASELINE:
-        return FeatureExtraction(recipe.views, **_given(head=recipe.head, dropout=recipe.dropout))
+        usual = FeatureExtraction().schedule
+        # As a floor for others it keeps a schedule that suits a head.
+        alone = recipe.strategy == BASELINE
+        schedule = _schedule(recipe, usual) if alone else replace(usual, class_weights=recipe.class_weights)
+        return FeatureExtraction(recipe.views, **_given(head=recipe.head, dropout=recipe.dropout), schedule=schedule)
     own: dict[str, Any] = {"views": recipe.views, "last_segments": last, "augment": _augment(recipe)}
     if name == FINETUNE:
         rates = _given(
@@ -27,13 +35,14 @@ def strategy_of(recipe: Recipe, name: str, last: int | None = None, *, full: boo
         own |= {**rates, "full": full, "batch_norm": recipe.batch_norm, "as_lora": recipe.as_lora}
         return FineTune(**own, schedule=_schedule(recipe, FineTune().schedule))
     rank = None if recipe.rank == "auto" else recipe.rank
-    own |= {**_given(targets=recipe.targets), "rank": rank}
+    own |= {**_given(targets=recipe.targets), "rank": rank, "alpha": recipe.alpha}
     return Lora(**own, schedule=_schedule(recipe, Lora().schedule))
 
 
 def _schedule(recipe: Recipe, usual: Schedule) -> Schedule:
-    asked = _given(epochs=recipe.epochs, learning_rate=recipe.learning_rate, label_smoothing=recipe.label_smoothing)
-    return replace(usual, **asked, ema=recipe.ema, patience=recipe.patience, bf16=recipe.bf16)
+    names = ("epochs", "batch", "learning_rate", "warmup", "weight_decay", "label_smoothing")
+    always = {name: getattr(recipe, name) for name in ("class_weights", "ema", "patience", "bf16")}
+    return replace(usual, **_given(**{name: getattr(recipe, name) for name in names}), **always)
 
 
 def _augment(recipe: Recipe) -> Augment:

@@ -7,10 +7,9 @@ estimate is of this machine as busy as it is now.
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,35 +20,35 @@ from rich.text import Text
 
 from lensmount.errors import LensmountError
 from lensmount_adapters.backbones import Backbone
-from lensmount_training.chooser import BASELINE, FINETUNE, LORA, propose
+from lensmount_training.checks import check_fits, check_settings, strategies_of
+from lensmount_training.chooser import BASELINE, propose
 from lensmount_training.costs import BATCH, segment_times
 from lensmount_training.data.listing import Listing
 from lensmount_training.data.reading import check_counts
-from lensmount_training.depth import usual_depths
-from lensmount_training.menu import strategy_of
+from lensmount_training.estimate import Sizes, sizes_of, trained
 from lensmount_training.places import choose_out
 from lensmount_training.progress import Progress
 from lensmount_training.recipe import AUTO, Recipe
-from lensmount_training.split import TEST_SHARE, VALIDATION_SHARE
-from lensmount_training.strategies import FineTune, Lora
-from lensmount_training.strategies.lora import RANKS
+from lensmount_training.run_folder import RunFolder, check_unfinished
 from lensmount_training.workflow import listed, open_backbone
 
 SAMPLE = 8
-# A step backward costs about two forward.
-BOTH_WAYS = 3
 # cleanvision's looks at a picture, on one core.
 AUDIT_S = 0.02
 
 
 @dataclass(frozen=True)
 class Step:
-    """One stage of a run, what it does, and its seconds; not `certain` where an earlier stage decides about it."""
+    """One stage of a run, what it does, and its seconds; not `certain` where an earlier stage decides about it.
+
+    `seconds` are for all that it may try, `seconds_low` for the least of it.
+    """
 
     name: str
     what: str
     seconds: float
-    certain: bool = True
+    seconds_low: float
+    certain: bool
 
 
 @dataclass(frozen=True)
@@ -66,14 +65,19 @@ class Plan:
     @property
     def seconds(self) -> tuple[float, float]:
         """At least, and with all that may be tried."""
-        return sum(step.seconds for step in self.steps if step.certain), sum(step.seconds for step in self.steps)
+        low = sum(step.seconds_low for step in self.steps if step.certain)
+        return low, sum(step.seconds for step in self.steps)
 
 
-def plan_of(recipe: Recipe, out: Path | None, progress: Progress) -> Plan:
+def plan_of(recipe: Recipe, out: Path | None, progress: Progress, *, fresh: bool = False) -> Plan:
     """Plan a run; raises what the run itself would raise for data, settings and places that can not work."""
+    check_settings(recipe)
     target = choose_out(recipe.task, out, progress)
     listing = listed(recipe)
     backbone = open_backbone(recipe, progress)
+    check_fits(recipe, backbone)
+    if not fresh:
+        check_unfinished(RunFolder(target), recipe)
     counts = Counter(label for entry in listing.entries for label in entry.labels)
     check_counts(listing.labels, counts, "pictures")
     return Plan(
@@ -82,7 +86,7 @@ def plan_of(recipe: Recipe, out: Path | None, progress: Progress) -> Plan:
         form=listing.form,
         pictures={label: counts[label] for label in listing.labels},
         skipped=len(listing.skipped),
-        steps=tuple(_steps(recipe, listing, min(counts[label] for label in listing.labels), backbone)),
+        steps=tuple(_steps(recipe, listing, sizes_of(listing), backbone)),
     )
 
 
@@ -98,59 +102,35 @@ def show(plan: Plan, console: Console, *, as_json: bool) -> None:
     for column in ("stage", "what", "time"):
         table.add_column(column, justify="right" if column == "time" else "left")
     for step in plan.steps:
-        table.add_row(step.name, Text(step.what), ("" if step.certain else "perhaps ") + _spoken(step.seconds))
+        took = _span(step.seconds_low, step.seconds)
+        table.add_row(step.name, Text(step.what), took if step.certain else f"perhaps {took}")
     console.print(table)
-    span = _spoken(low) if math.isclose(low, high) else f"{_spoken(low)} to {_spoken(high)}"
-    console.print(Text(f"All of it: {span} on this machine as it is now. Nothing was trained."))
+    console.print(Text(f"All of it: {_span(low, high)} on this machine as it is now. Nothing was trained."))
 
 
-def _steps(recipe: Recipe, listing: Listing, smallest: int, backbone: Backbone) -> list[Step]:
+def _steps(recipe: Recipe, listing: Listing, sizes: Sizes, backbone: Backbone) -> Iterator[Step]:
     count = len(listing.entries)
-    sealed = math.ceil(TEST_SHARE * count)
-    validation = round(VALIDATION_SHARE * (count - sealed))
-    train = count - sealed - validation
     seconds = [own / BATCH for own in segment_times(backbone, repetitions=3).segments]
     whole = sum(seconds)
     views = len(recipe.views)
-    steps = [Step("read", f"{count} pictures, each opened once", count * _decoding(listing))]
+    yield _step("read", f"{count} pictures, each opened once", count * _decoding(listing))
     if recipe.audit:
-        steps.append(Step("audit", "duplicates, faults, label errors, domain", count * (AUDIT_S + whole)))
-    steps.append(Step("split", f"{sealed} sealed, {validation} to choose by, {train} to train on", 0.0))
-    passes = (train * views + validation) * whole
-    steps.append(Step(BASELINE, f"a head on the frozen backbone, {views} views: the floor", passes))
-    for name in _names(recipe, smallest):
-        what, took = _descent(recipe, name, train, backbone, seconds)
-        certain = recipe.strategy != AUTO or bool(propose(smallest, None).names)
-        steps.append(Step(name, what, took + passes, certain))
-    steps.append(Step("sealed set", "opened once, after everything was chosen", sealed * whole))
-    return steps
+        yield _step("audit", "duplicates, faults, label errors, domain", count * (AUDIT_S + whole))
+    parts = f"{sizes.sealed} sealed, {sizes.validation} to choose by, {sizes.train} to train on"
+    yield _step("split", parts, 0.0)
+    passes = (sizes.train * views + sizes.validation) * whole
+    yield _step(BASELINE, f"a head on the frozen backbone, {views} views: the floor", passes)
+    proposal = propose(sizes.smallest, None)
+    certain = recipe.strategy != AUTO or bool(proposal.names)
+    full = recipe.full or (recipe.strategy == AUTO and proposal.full)
+    for name in strategies_of(recipe)[1:]:
+        span = trained(recipe, name, sizes, backbone, seconds, full=full)
+        yield Step(name, span.what, span.high, span.low, certain)
+    yield _step("sealed set", "opened once, after everything was chosen", sizes.sealed * whole)
 
 
-def _names(recipe: Recipe, smallest: int) -> Sequence[str]:
-    if recipe.strategy != AUTO:
-        return () if recipe.strategy == BASELINE else (recipe.strategy,)
-    return propose(smallest, None).names or (FINETUNE, LORA)
-
-
-def _descent(recipe: Recipe, name: str, train: int, backbone: Backbone, seconds: Sequence[float]) -> tuple[str, float]:
-    """Epochs of the tails that a strategy trains, one for every depth and rank that it tries."""
-    last = recipe.last if isinstance(recipe.last, int) else None
-    strategy = strategy_of(recipe, name, last)
-    if not isinstance(strategy, FineTune | Lora):
-        return "", 0.0
-    epochs, depths, ranks = strategy.schedule.epochs_for(train), [last or math.ceil(len(seconds) / 2)], 1
-    if isinstance(strategy, Lora):
-        depths = [own for own in usual_depths(backbone) if own] if recipe.measures_depth else depths
-        ranks = len(RANKS) if strategy.rank is None and recipe.tries_ranks else 1
-    what = f"{epochs} epochs of the last {_or([str(own) for own in depths])} of {len(seconds)} segments"
-    tails = depths[:-1] + [depths[-1]] * ranks
-    took = sum(sum(seconds[-own:]) for own in tails) * BOTH_WAYS * epochs * train
-    return f"{what}, at {ranks} ranks" if ranks > 1 else what, took
-
-
-def _or(words: Sequence[str]) -> str:
-    *most, last = words
-    return f"{', '.join(most)} or {last}" if most else last
+def _step(name: str, what: str, seconds: float) -> Step:
+    return Step(name, what, seconds, seconds, certain=True)
 
 
 def _decoding(listing: Listing) -> float:
@@ -163,6 +143,11 @@ def _decoding(listing: Listing) -> float:
         except (LensmountError, OSError):
             continue
     return (time.perf_counter() - start) / max(1, len(entries))
+
+
+def _span(low: float, high: float) -> str:
+    least, most = _spoken(low), _spoken(high)
+    return most if least == most else f"{least} to {most}"
 
 
 def _spoken(seconds: float) -> str:

@@ -64,6 +64,18 @@ class RunFolder:
         return state
 
 
+def check_unfinished(folder: RunFolder, recipe: Recipe) -> None:
+    """Raise InvalidInputError when a run of another recipe was left unfinished there."""
+    path = folder.path / RECIPE
+    if not path.is_file() or folder._state().get("state") != "running":  # noqa: SLF001 - its own module
+        return
+    known = read_recipe(path)
+    changed = [name for name in Recipe.model_fields if getattr(known, name) != getattr(recipe, name)]
+    if changed:
+        message = f"an unfinished run has other settings: {', '.join(changed)}"
+        raise InvalidInputError(message, field="resume", value=folder.path, fix=FRESH)
+
+
 @contextmanager
 def opened(out: Path, recipe: Recipe, progress: Progress, *, fresh: bool) -> Iterator[RunFolder]:
     """The run folder of a package: a new one, or that of the same recipe where a process was killed.
@@ -101,10 +113,8 @@ def _take_up(folder: RunFolder, recipe: Recipe, progress: Progress, *, fresh: bo
         if folder.stages.is_dir():
             progress.say(f"going on with the run in {folder.path}")
     else:
-        if known and known != recipe and state.get("state") == "running":
-            changed = [name for name in Recipe.model_fields if getattr(known, name) != getattr(recipe, name)]
-            message = f"an unfinished run has other settings: {', '.join(changed)}"
-            raise InvalidInputError(message, field="resume", value=folder.path, fix=FRESH)
+        if not fresh:
+            check_unfinished(folder, recipe)
         _clear(folder)
     folder.put(RECIPE, recipe.as_yaml())
     folder.mark("running")

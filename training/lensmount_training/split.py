@@ -20,6 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from lensmount.errors import InvalidInputError
 from lensmount_training.data.dataset import Dataset, Picture
 from lensmount_training.places import put
+from lensmount_training.unsplit import missing_class, too_few_groups, too_much_alike
 
 TEST_SHARE = 0.2
 VALIDATION_SHARE = 0.15
@@ -27,6 +28,8 @@ PARTS = ("test", "validation", "train")
 AGAIN = "delete the file; the split is drawn again"
 # Stands for "no label" in multi-label data, which is divided evenly too.
 UNLABELLED = -1
+# Orders that are tried before a class counts as one that can not be in every part.
+DRAWS = 20
 
 
 @dataclass(frozen=True)
@@ -54,23 +57,19 @@ def draw_split(dataset: Dataset, seed: int, together: Iterable[Collection[str]] 
     """Of each class at least `TEST_SHARE` to test, `VALIDATION_SHARE` of the rest to validation, one unit at least.
 
     `together` are sets of files that must not be parted, beside the groups of the data. The rarest label is divided
-    first (Sechidis et al., ECML 2011). Raises InvalidInputError for a class that has too few units, or that comes to
-    be missing from a part.
+    first (Sechidis et al., ECML 2011); where a class comes to be missing from a part, other orders are tried. Raises
+    InvalidInputError for a class that has too few units, or that is missing from a part in all of them.
     """
-    units = _units(dataset, seed, together)
-    parts: dict[str, list[_Unit]] = {part: [] for part in PARTS}
-    left = list(units)
-    have = Counter[int]()
-    for unit in units:
-        have.update(unit.labels)
-    for label in sorted(have, key=lambda label: (have[label], label)):
-        _check_units(dataset, label, [unit for unit in units if unit.labels[label]])
-        already = {part: sum(unit.labels[label] for unit in own) for part, own in parts.items()}
-        wanted = {part: count - already[part] for part, count in _wanted(have[label]).items()}
-        for part, chosen in _divide([unit for unit in left if unit.labels[label]], wanted, label).items():
-            parts[part] += chosen
-        left = [unit for unit in left if not unit.labels[label]]
-    _check_parts(dataset, parts)
+    alike = tuple(together)
+    units = _units(dataset, seed, alike)
+    _check_units(dataset, units, alike)
+    for draw in range(DRAWS):
+        parts = _drawn(_ordered(units, draw))
+        if not _missing(dataset, parts):
+            break
+    else:
+        part, label = _missing(dataset, parts)[0]
+        raise missing_class(dataset, label, f"{part} part in {DRAWS} draws", alike)
     test, validation, train = (tuple(sorted(file for unit in parts[part] for file in unit.files)) for part in PARTS)
     return Split(dataset.hash, seed, hash_of(dataset, test), train, validation, test)
 
@@ -124,11 +123,34 @@ def hash_of(dataset: Dataset, files: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
-def _wanted(count: int) -> dict[str, int]:
-    """How many pictures of a class of `count` go to each part."""
+def shares_of(count: int) -> dict[str, int]:
+    """How many pictures of a class of `count` go to each part, by its name, where none belong together."""
     test = math.ceil(TEST_SHARE * count)
     validation = max(1, round(VALIDATION_SHARE * (count - test)))
     return {"test": test, "validation": validation, "train": count - test - validation}
+
+
+def _ordered(units: Sequence[_Unit], draw: int) -> Sequence[_Unit]:
+    """The units by their places, or in another order for every further draw of the same seed."""
+    if draw == 0:
+        return units
+    return sorted(units, key=lambda unit: hashlib.sha256(f"{draw} {unit.place}".encode()).hexdigest())
+
+
+def _drawn(units: Sequence[_Unit]) -> dict[str, list[_Unit]]:
+    """All units to parts, label by label."""
+    parts: dict[str, list[_Unit]] = {part: [] for part in PARTS}
+    left = list(units)
+    have = Counter[int]()
+    for unit in units:
+        have.update(unit.labels)
+    for label in sorted(have, key=lambda label: (have[label], label)):
+        already = {part: sum(unit.labels[label] for unit in own) for part, own in parts.items()}
+        wanted = {part: count - already[part] for part, count in shares_of(have[label]).items()}
+        for part, chosen in _divide([unit for unit in left if unit.labels[label]], wanted, label).items():
+            parts[part] += chosen
+        left = [unit for unit in left if not unit.labels[label]]
+    return parts
 
 
 def _divide(units: Sequence[_Unit], wanted: dict[str, int], label: int) -> dict[str, list[_Unit]]:
@@ -194,19 +216,18 @@ def _joined(pictures: Sequence[Picture], together: Iterable[Collection[str]]) ->
     return {file: root(file) for file in parent}
 
 
-def _check_units(dataset: Dataset, label: int, units: Sequence[_Unit]) -> None:
-    if label == UNLABELLED or len(units) >= len(PARTS):
-        return
-    message = f"the pictures of this class are of {len(units)} group{'s' * (len(units) != 1)}, at least 3 are needed"
-    fix = "add pictures that were taken apart from these, or give --group-by none if they are not alike"
-    raise InvalidInputError(message, field="data", value=dataset.labels[label], fix=fix)
+def _check_units(dataset: Dataset, units: Sequence[_Unit], alike: Sequence[Collection[str]]) -> None:
+    """Raise InvalidInputError for a class that can not be in every part, and say what keeps its pictures together."""
+    grouped = _units(dataset, 0, ()) if alike else units
+    for label in range(len(dataset.labels)):
+        count, before = (sum(unit.labels[label] > 0 for unit in own) for own in (units, grouped))
+        if 0 < count < len(PARTS) <= before:
+            raise too_much_alike(dataset, label, count, alike)
+        if 0 < count < len(PARTS):
+            raise too_few_groups(dataset, label, count)
 
 
-def _check_parts(dataset: Dataset, parts: dict[str, list[_Unit]]) -> None:
-    for part, units in parts.items():
-        there = {label for unit in units for label in unit.labels}
-        missing = [name for index, name in enumerate(dataset.labels) if index not in there]
-        if missing:
-            message = f"the class comes to be missing from the {part} part"
-            fix = "add pictures of it, give another --seed, or leave the class out"
-            raise InvalidInputError(message, field="data", value=missing[0], fix=fix)
+def _missing(dataset: Dataset, parts: dict[str, list[_Unit]]) -> list[tuple[str, int]]:
+    """Parts and the labels that are not in them."""
+    there = {part: {label for unit in units for label in unit.labels} for part, units in parts.items()}
+    return [(part, label) for part in PARTS for label in range(len(dataset.labels)) if label not in there[part]]

@@ -16,6 +16,7 @@ from lensmount_adapters.manifest import Manifest
 from lensmount_training import processes
 from lensmount_training.audit.domain import domain_distance
 from lensmount_training.audit.duplicates import near_duplicate_sets
+from lensmount_training.checks import check_fits, check_settings
 from lensmount_training.context import Context, default_cache, default_openings
 from lensmount_training.data.dataset import Dataset
 from lensmount_training.data.formats import list_pictures
@@ -88,9 +89,11 @@ def train(
     """
     started = time.perf_counter()
     progress = progress or NoProgress()
+    check_settings(recipe)
     target = choose_out(recipe.task, out, progress)
     listing = listed(recipe)
     backbone = backbone or open_backbone(recipe, progress)
+    check_fits(recipe, backbone)
     cache = cache or default_cache()
     with opened(target, recipe, progress, fresh=fresh) as folder, tensorboard(folder.path / "tensorboard") as log:
         context = Context(progress, cache, folder.stages, log)

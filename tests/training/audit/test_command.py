@@ -173,6 +173,8 @@ def _full(*_: object) -> int:
         (("nowhere",), "no such file or folder (got nowhere). Fix:"),
         ((".", "--out", "cache-file/x"), "out: can not be written"),
         ((".", "--seed", "-1"), "--seed"),
+        ((".", "--every", "0"), "every: at least 0.001 seconds (got 0.0)"),
+        ((".", "--margin", "10.5"), "margin: 0 to 10 expected (got 10.5)"),
     ],
 )
 def test_mistakes_are_one_sentence(words: tuple[str, ...], said: str, small: list[object]) -> None:

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lensmount.errors import InvalidInputError
-from lensmount_training.strategies.schedule import Schedule
+from lensmount_training.strategies import FeatureExtraction, FineTune, FromScratch, Lora
+from lensmount_training.strategies.schedule import DEEP_RATES, USUAL_RATES, Schedule, too_fast
 
 
 @given(st.integers(1, 500), st.floats(0, 0.5))
@@ -53,3 +54,29 @@ def test_portions_are_small_where_caches_are() -> None:
 @pytest.mark.parametrize(("pictures", "epochs"), [(1, 100), (32, 100), (33, 50), (320, 10), (10_000, 8)])
 def test_small_sets_get_more_epochs(pictures: int, epochs: int) -> None:
     assert Schedule(epochs=8, least_steps=100, batch=32).epochs_for(pictures) == epochs
+
+
+@pytest.mark.parametrize(
+    ("rates", "field", "fix"),
+    [
+        ({"lora": 0.02, "head": 0.02}, "learning_rate", "lower it: --learning-rate 0.002"),
+        (
+            {"lora": 1e30, "head": 1e30},
+            "learning_rate",
+            "leave --learning-rate out: the strategy's own, 0.001 to 0.003",
+        ),
+        ({"head": 1e-3, "blocks.3": 1e20}, "backbone_rate", "leave --backbone-rate out: the strategy's own, 1e-05 to"),
+    ],
+)
+def test_a_rate_that_is_too_high_by_far_is_not_advised_a_tenth_of_it(
+    rates: dict[str, float], field: str, fix: str
+) -> None:
+    error = too_fast(rates)
+    assert error.field == field
+    assert str(error.fix).startswith(fix)
+
+
+def test_the_usual_rates_are_those_of_the_strategies() -> None:
+    own = [strategy().schedule.learning_rate for strategy in (FeatureExtraction, FineTune, FromScratch, Lora)]
+    assert (min(own), max(own)) == USUAL_RATES
+    assert (FineTune().deep_rate, FineTune().shallow_rate) == DEEP_RATES

@@ -77,7 +77,7 @@ def audit(  # noqa: PLR0913 - one argument for each option
     with BarProgress(console(stderr=True)) as progress:
         context = Context(progress=progress, cache=cache or default_cache())
         loaded = load_backbone(backbone, weights)
-        listing = list_pictures(data, ListingOptions(format, group_by, every or 1.0, margin or 0.0))
+        listing = list_pictures(data, ListingOptions(format, group_by, 1.0 if every is None else every, margin or 0.0))
         dataset = read(listing, loaded.preprocessing, context.cache, progress)
         found = auditing.audit(dataset, loaded, context, parts, seed=seed)
         html = page.page(found, dataset, context)

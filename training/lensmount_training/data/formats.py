@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from math import isfinite
 from pathlib import Path
 
 from lensmount.errors import InvalidInputError
@@ -18,6 +17,9 @@ from lensmount_training.data.label_studio import list_label_studio
 from lensmount_training.data.labels import check_several
 from lensmount_training.data.listing import Entry, Listing
 from lensmount_training.data.table import list_table
+
+# A box with so much more on each side is hardly a box any more.
+MAX_MARGIN = 10
 
 _TITLES = {
     "imagefolder": "class folders",
@@ -50,9 +52,9 @@ class ListingOptions:
             fix = f"choose from {', '.join(LAYOUTS)}"
             raise InvalidInputError("no such format", field="format", value=self.format, fix=fix)
         check_every(self.every)
-        if not (isfinite(self.margin) and 0 <= self.margin <= 10):
+        if not 0 <= self.margin <= MAX_MARGIN:
             fix = "give a share of the box's sides, such as 0.1"
-            raise InvalidInputError("0 to 10", field="margin", value=self.margin, fix=fix)
+            raise InvalidInputError(f"0 to {MAX_MARGIN} expected", field="margin", value=self.margin, fix=fix)
         self.group_of()
 
     def group_of(self) -> Callable[[Entry], str] | None:

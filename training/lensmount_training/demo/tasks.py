@@ -44,7 +44,8 @@ def _versions(lesson: Lesson, backbone: Backbone, out: Path, seed: int, progress
     runs = []
     for number, strategy in enumerate(strategies, start=1):
         progress.say(f"{lesson.task}, version {number}: {strategy}")
-        recipe = Recipe(data=lesson.folder, task=lesson.task, strategy=strategy, rank=RANK, seed=seed, audit=False)
+        rank = RANK if strategy == "lora" else None
+        recipe = Recipe(data=lesson.folder, task=lesson.task, strategy=strategy, rank=rank, seed=seed, audit=False)
         place = out / f"{lesson.task}-{number}"
         runs.append(train(recipe, place, progress, backbone=backbone, openings=out / "openings"))
     return runs

@@ -30,6 +30,11 @@ class Figure:
     half: float
     seeds: int
 
+    @property
+    def clear(self) -> bool:
+        """Whether a difference is above nothing by more than its interval."""
+        return self.value > self.half
+
     def __str__(self) -> str:
         return f"{100 * self.value:.1f} ± {100 * self.half:.1f}" if self.seeds > 1 else f"{100 * self.value:.1f}"
 
@@ -136,16 +141,29 @@ def _table(grid: Grid, heads: Sequence[str], name: str, title: str) -> str:
 
 
 def _verdict(grid: Grid) -> str:
-    """Where something beats the floor by more than its interval, and where nothing does."""
-    sentences = []
-    for labels, head in ((labels, grid.head(labels)) for labels in grid.labels):
-        gains = {name: grid.gain(name, labels) for name in grid.strategies if name != FLOOR}
-        better = {name: own for name, own in gains.items() if own and own.seeds > 1 and own.value > own.half}
-        if all(own is None or own.seeds < 2 for own in gains.values()):
-            sentences.append(f"- {head} labels: one seed says nothing.")
-        elif better:
-            best = max(better, key=lambda name: better[name].value)
-            sentences.append(f"- {head} labels: {WORDS[best]} beats feature extraction by {better[best]} points.")
-        else:
-            sentences.append(f"- {head} labels: nothing beats feature extraction by more than the spread of the seeds.")
-    return "\n".join(sentences)
+    """What beats the floor by more than its interval, the best first, and all that does not, a sentence a column."""
+    return "\n".join(f"- {grid.head(labels)} labels: {_compared(grid, labels)}" for labels in grid.labels)
+
+
+def _compared(grid: Grid, labels: int) -> str:
+    gains = {name: grid.gain(name, labels) for name in grid.strategies if name != FLOOR}
+    known = {name: own for name, own in gains.items() if own and own.seeds > 1}
+    if not known:
+        return "one seed says nothing."
+    better = sorted((name for name in known if known[name].clear), key=lambda name: -known[name].value)
+    others = [WORDS[name] for name in known if name not in better]
+    if not better:
+        nothing = "nothing beats feature extraction by more than the spread of the seeds"
+        return f"{nothing}: not {', not '.join(others)}."
+    best = f"{WORDS[better[0]]} beats feature extraction by {known[better[0]]} points"
+    also = f", {_and([WORDS[name] for name in better[1:]])} too" if better[1:] else ""
+    if not others:
+        return f"{best}{also}."
+    return (
+        f"{best}{also}; {_and(others)} {'does' if len(others) == 1 else 'do'} not by more than the spread of the seeds."
+    )
+
+
+def _and(words: Sequence[str]) -> str:
+    *most, last = words
+    return f"{', '.join(most)} and {last}" if most else last

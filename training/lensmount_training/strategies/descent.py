@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lensmount.errors import InvalidInputError
 from lensmount_training.context import Context
 from lensmount_training.memory import STEPS, Portions, Work, batches
 from lensmount_training.processes import current
@@ -21,7 +20,7 @@ from lensmount_training.strategies.feed import Feed
 from lensmount_training.strategies.learner import Learner
 from lensmount_training.strategies.losses import Loss, hits
 from lensmount_training.strategies.pixel_feed import Feeds
-from lensmount_training.strategies.schedule import Schedule
+from lensmount_training.strategies.schedule import Schedule, too_fast
 from lensmount_training.strategies.seeds import generator_at, seed_at
 from lensmount_training.strategies.strategy import Problem, Settings
 
@@ -233,6 +232,4 @@ class _Descent:
 
     def _check(self, loss: float) -> None:
         if not math.isfinite(loss):
-            rate = max(group.rate for group in self._learner.groups)
-            message, fix = "the loss is no longer a finite number", f"lower it: --learning-rate {rate / 10:g}"
-            raise InvalidInputError(message, field="learning_rate", value=rate, fix=fix)
+            raise too_fast({group.name: group.rate for group in self._learner.groups})

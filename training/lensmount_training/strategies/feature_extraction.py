@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from lensmount.errors import InvalidInputError
 from lensmount_adapters.backbones import Backbone
 from lensmount_training.context import Context
-from lensmount_training.features import PLAIN, pooled
+from lensmount_training.features import PLAIN, check_views, pooled
 from lensmount_training.strategies.descent import descend
 from lensmount_training.strategies.feed import PooledFeed
 from lensmount_training.strategies.learner import Group, Learner
@@ -44,6 +44,10 @@ class FeatureExtraction:
             fix = "choose from probe, dropout"
             raise InvalidInputError("no such head", field="head", value=self.head, fix=fix)
         check_share("dropout", self.dropout)
+
+    def check(self, backbone: Backbone) -> None:
+        """Raise InvalidInputError for what does not fit the backbone, before anything is trained."""
+        check_views(backbone, self.views)
 
     def train(self, problem: Problem, context: Context) -> Trained:
         """Compute features once, find the head."""

@@ -16,7 +16,7 @@ from torch import nn
 from lensmount.errors import InvalidInputError
 from lensmount_adapters.backbones import Backbone
 from lensmount_training.context import Context
-from lensmount_training.features import PLAIN, pooled
+from lensmount_training.features import PLAIN, check_views, pooled
 from lensmount_training.processes import current
 from lensmount_training.strategies.augment import Augment
 from lensmount_training.strategies.descent import Fit, descend
@@ -68,13 +68,21 @@ class FineTune:
             fix = "give a share such as 0.75, or 1 for none"
             raise InvalidInputError("above 0, at most 1 expected", field="layer_decay", value=self.layer_decay, fix=fix)
 
+    def check(self, backbone: Backbone) -> None:
+        """Raise InvalidInputError for what does not fit the backbone, before anything is trained."""
+        check_views(backbone, self.views)
+        if not self.forks(backbone):
+            message = f"nothing to unfreeze in the last {self.last_segments} of {len(backbone.segments)} segments"
+            fix = "give a larger --last"
+            raise InvalidInputError(message, field="last_segments", value=self.last_segments, fix=fix)
+
     def train(self, problem: Problem, context: Context) -> Trained:
         """Train the head, then deeper and deeper, and keep the last step that helped."""
         _check_processes(batch_norm=self.batch_norm)
         copied = whole(problem.backbone, len(problem.labels))
         fit = self._head(copied, problem, context.below("head"))
         fork, accuracy = len(copied.segments), fit.judgement.accuracy
-        for deeper in self._forks(problem.backbone):
+        for deeper in self.forks(problem.backbone):
             before = [tensor.clone() for tensor in copied.model.state_dict().values()]
             own = self._step(copied, deeper, problem, context.below(f"from-{problem.backbone.segments[deeper].name}"))
             if not own.judgement.better(fit.judgement):
@@ -85,17 +93,16 @@ class FineTune:
             copied, fork, problem, {"head_validation_accuracy": accuracy, "best_epoch": fit.epoch}, context
         )
 
-    def _forks(self, backbone: Backbone) -> Iterator[int]:
-        """Where each step of unfreezing reaches down to."""
+    def forks(self, backbone: Backbone) -> tuple[int, ...]:
+        """Where each step of unfreezing reaches down to, from the top; raises InvalidInputError for a wrong depth."""
         count = len(backbone.segments)
         if self.full:
-            yield 0
-            return
+            return (0,)
         last = (count + 1) // 2 if self.last_segments is None else self.last_segments
         if not 1 <= last <= count:
             fix = f"give --last a number from 1 to {count}"
             raise InvalidInputError(f"{backbone.name} has {count} segments", field="last_segments", value=last, fix=fix)
-        yield from (index for index in blocks(backbone) if index >= count - last)
+        return tuple(index for index in blocks(backbone) if index >= count - last)
 
     def _head(self, copied: Whole, problem: Problem, context: Context) -> Fit:
         """The head alone, on pooled features."""

@@ -14,7 +14,7 @@ from lensmount_adapters.backbones import Backbone
 from lensmount_adapters.lora import MAX_RANK
 from lensmount_adapters.manifest import Edit
 from lensmount_training.context import Context
-from lensmount_training.features import PLAIN, POOLED, at_forks
+from lensmount_training.features import PLAIN, POOLED, at_forks, check_views
 from lensmount_training.strategies.augment import Augment
 from lensmount_training.strategies.choice import Option, cheapest_good
 from lensmount_training.strategies.descent import Fit, descend
@@ -22,7 +22,7 @@ from lensmount_training.strategies.ema import copy_into
 from lensmount_training.strategies.feature_extraction import probed
 from lensmount_training.strategies.losses import Loss
 from lensmount_training.strategies.pixel_feed import Feeds, feeds
-from lensmount_training.strategies.schedule import Schedule
+from lensmount_training.strategies.schedule import Schedule, check_rate
 from lensmount_training.strategies.strategy import Problem, Trained, settings_of
 from lensmount_training.strategies.targets import TargetKind, lora_targets
 from lensmount_training.strategies.tuned import Tuned, adapt, full_parameters
@@ -51,11 +51,24 @@ class Lora:
     augment: Augment = field(default_factory=Augment)
     schedule: Schedule = field(default_factory=Schedule)
 
+    def __post_init__(self) -> None:
+        """Raise InvalidInputError for a number that can not work."""
+        if self.rank is not None and not 1 <= self.rank <= MAX_RANK:
+            fix = f"give --rank a number from 1 to {MAX_RANK}"
+            raise InvalidInputError("out of range", field="rank", value=self.rank, fix=fix)
+        if self.alpha is not None:
+            check_rate("alpha", self.alpha, "give a number such as twice the rank")
+
+    def check(self, backbone: Backbone) -> None:
+        """Raise InvalidInputError for what does not fit the backbone, before anything is trained."""
+        check_views(backbone, self.views)
+        lora_targets(backbone, self.depth(backbone), self.targets)
+
     def train(self, problem: Problem, context: Context) -> Trained:
         """Feed the tail from the fork on, train it for every rank in question, keep the best epoch of the chosen."""
         backbone = problem.backbone
-        targets = lora_targets(backbone, self._last(backbone), self.targets)
-        ranks = self._ranks()
+        targets = lora_targets(backbone, self.depth(backbone), self.targets)
+        ranks = RANKS if self.rank is None else (self.rank,)
         floor = self._floor(problem, min(targets), context)
         eaten = feeds(problem, min(targets), self.views, self.augment, context)
         trials = [self._trial(problem, targets, rank, eaten, context) for rank in ranks]
@@ -97,17 +110,10 @@ class Lora:
 
     def _shape(self, backbone: Backbone, rank: int) -> dict[str, int | float]:
         alpha = 2.0 * rank if self.alpha is None else self.alpha
-        return {"rank": rank, "alpha": alpha, "last_segments": self._last(backbone)}
+        return {"rank": rank, "alpha": alpha, "last_segments": self.depth(backbone)}
 
-    def _ranks(self) -> tuple[int, ...]:
-        if self.rank is None:
-            return RANKS
-        if not 1 <= self.rank <= MAX_RANK:
-            fix = f"give --rank a number from 1 to {MAX_RANK}"
-            raise InvalidInputError("out of range", field="rank", value=self.rank, fix=fix)
-        return (self.rank,)
-
-    def _last(self, backbone: Backbone) -> int:
+    def depth(self, backbone: Backbone) -> int:
+        """How many of the last segments are edited; raises InvalidInputError for more than there are."""
         count = len(backbone.segments)
         last = math.ceil(count / 2) if self.last_segments is None else self.last_segments
         if not 1 <= last <= count:

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lensmount.errors import InvalidInputError
 from lensmount_training.memory import BATCH
+
+# From the lowest to the highest that a strategy takes by itself: of heads and edits, of unfrozen blocks.
+USUAL_RATES, DEEP_RATES = (1e-3, 3e-3), (1e-5, 1e-4)
+# Groups of parameters that learn at `learning_rate`.
+BY_LEARNING_RATE = {"head", "lora", "all"}
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,9 @@ class Schedule:
         check_whole("patience", self.patience, least=0)
         for name in ("ema", "label_smoothing", "warmup"):
             check_share(name, getattr(self, name))
+        if not 0 <= self.weight_decay < math.inf:
+            fix = "give a number such as 0.01, or 0 for none"
+            raise InvalidInputError("0 or more expected", field="weight_decay", value=self.weight_decay, fix=fix)
 
     def epochs_for(self, pictures: int) -> int:
         """How many epochs a training set of so many pictures gets."""
@@ -61,10 +70,25 @@ class Schedule:
         return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
-def check_rate(name: str, value: float) -> None:
-    """Raise InvalidInputError for a learning rate that is not a number above 0."""
+def too_fast(rates: Mapping[str, float]) -> InvalidInputError:
+    """The error of a loss that is no number any more, for the rates of a descent by group: what to give instead.
+
+    A tenth of the fastest, or where that is still above every strategy's own rate, the strategy's own.
+    """
+    fastest = max(rates, key=lambda name: rates[name])
+    own = rates[fastest]
+    name, usual = ("learning_rate", USUAL_RATES) if fastest in BY_LEARNING_RATE else ("backbone_rate", DEEP_RATES)
+    option = f"--{name.replace('_', '-')}"
+    fix = f"lower it: {option} {own / 10:g}"
+    if own / 10 > usual[-1]:
+        fix = f"leave {option} out: the strategy's own, {usual[0]:g} to {usual[-1]:g}, suits most data"
+    return InvalidInputError("the loss is no longer a finite number", field=name, value=own, fix=fix)
+
+
+def check_rate(name: str, value: float, fix: str = "give a number such as 0.001") -> None:
+    """Raise InvalidInputError for a rate that is not a number above 0."""
     if not 0 < value < math.inf:
-        raise InvalidInputError("above 0 expected", field=name, value=value, fix="give a number such as 0.001")
+        raise InvalidInputError("above 0 expected", field=name, value=value, fix=fix)
 
 
 def check_whole(name: str, value: int, *, least: int) -> None:
