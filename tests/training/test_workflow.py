@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import resource
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -374,14 +375,55 @@ def test_auto_edits_as_deep_as_measurement_says_and_trains_no_depth_twice(
     assert one.choice.depth is None
 
 
-def test_a_disk_that_is_full_from_the_start_is_one_sentence(
-    digits: Path, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object, **__: object) -> int:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(InvalidInputError, match="No space left") as caught:
-        train(recipe(digits), tmp_path / "digit", backbone=backbone)
+def test_a_disk_that_is_full_from_the_start_is_one_sentence(digits: Path, backbone: Backbone, tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        with pytest.raises(InvalidInputError, match="the file can not be written: File too large") as caught:
+            train(recipe(digits), tmp_path / "digit", backbone=backbone)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert "it goes on from here" in caught.value.fix
     assert not (tmp_path / "digit").exists()
+    assert [path.name for path in (tmp_path / "digit.run").iterdir()] == [".lock"]
+
+
+class Filling(NoProgress):
+    """A disk that is full where one file is written, from the time at which the run says or shows its first word."""
+
+    def __init__(self, file: Path) -> None:
+        self.partial = file.with_name(f".{file.name}.partial")
+        self.filled = False
+
+    def say(self, text: str) -> None:  # noqa: ARG002 the protocol has it
+        if not self.filled:
+            self.partial.parent.mkdir(parents=True, exist_ok=True)
+            self.partial.symlink_to("/dev/full")
+            self.filled = True
+
+    def bar(self, label: str, total: int) -> NoProgress:
+        self.say(label)
+        return super().bar(label, total)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a disk that is full")
+@pytest.mark.parametrize(
+    ("file", "what"),
+    [("lora/rank-4/training.pt", "the checkpoint"), ("lora/learned.pt", "the stage lora")],
+)
+def test_a_disk_that_fills_while_it_learns_is_one_sentence_and_the_same_command_goes_on(
+    file: str, what: str, digits: Path, backbone: Backbone, tmp_path: Path
+) -> None:
+    choices, stages = recipe(digits, **LORA), tmp_path / "digit.run" / "stages"
+    filling = Filling(stages / file)
+    with pytest.raises(InvalidInputError, match=f"{what} can not be written: No space left") as caught:
+        train(choices, tmp_path / "digit", filling, backbone=backbone)
+    assert filling.filled
+    assert (caught.value.field, caught.value.value) == ("out", str(stages / file))
+    assert "it goes on from here" in caught.value.fix
+    assert not (stages / file).exists()
+    assert (stages / "features" / "learned.pt").is_file()
+    run = train(choices, tmp_path / "digit", backbone=backbone)
+    undisturbed = train(choices, tmp_path / "undisturbed", backbone=backbone)
+    name = "adapter_model.safetensors"
+    assert (run.out / name).read_bytes() == (undisturbed.out / name).read_bytes()

@@ -48,15 +48,3 @@ def _next_free(task: str) -> Path:
         number += 1
         target = RUNS / f"{task}-{number}"
     return target
-
-
-def put(path: Path, text: str) -> None:
-    """Write a small file, whole or not at all; raises InvalidInputError when the disk can not hold it."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(text)
-        partial.replace(path)
-    except OSError as error:
-        message = f"can not be written: {error.strerror}"
-        fix = "free some space, and give the same command again: it goes on from here"
-        raise InvalidInputError(message, field="out", value=path, fix=fix) from error

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Literal
 
 from lensmount.errors import InvalidInputError, LensmountError
-from lensmount_training.places import put
 from lensmount_training.progress import Progress
 from lensmount_training.recipe import Recipe, read_recipe
+from lensmount_training.saving import put
 
 State = Literal["running", "failed", "done"]
 RECIPE, STATE, LOCK = "recipe.yaml", "state.json", ".lock"
