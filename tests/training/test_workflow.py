@@ -295,6 +295,44 @@ def test_a_disk_that_fills_leaves_nothing_and_the_same_command_goes_on(
     assert run.openings == 1  # the same adapter, looked at again
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a disk that is full")
+@pytest.mark.parametrize("place", [None, Path("mine")])
+def test_a_disk_that_fills_behind_the_package_and_the_same_command_goes_on(
+    place: Path | None, digits: Path, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = place or Path("runs/digit")
+    folder = out.with_name(f"{out.name}.run")
+    with pytest.raises(InvalidInputError, match="No space left") as caught:
+        train(recipe(digits), place, Filling(folder / "report.html"), backbone=backbone)
+    assert "give the same command again: it goes on from here" in caught.value.fix
+    assert not (folder / "report.html").exists()
+    before = content_hash(out)
+    with pytest.raises(InvalidInputError, match="the folder exists"):  # the control: another run does not
+        train(recipe(digits, seed=1), out, backbone=backbone)
+    run = train(recipe(digits), place, backbone=backbone)
+    assert (run.out, run.content_hash, run.openings) == (out, before, 1)
+    assert run.report == folder / "report.html"
+    assert run.content_hash in run.report.read_text()
+    assert json.loads((folder / "state.json").read_text())["state"] == "done"
+    assert not (folder / "stages").exists()
+    with pytest.raises(InvalidInputError, match="the folder exists"):
+        train(recipe(digits), out, backbone=backbone)
+
+
+def test_a_package_of_another_result_is_not_taken_for_ones_own(
+    digits: Path, backbone: Backbone, tmp_path: Path
+) -> None:
+    run = train(recipe(digits), tmp_path / "digit", backbone=backbone)
+    state = tmp_path / "digit.run" / "state.json"
+    state.write_text(state.read_text().replace("done", "running"))
+    task = json.loads((run.out / "task.json").read_text())
+    task["metrics"]["accuracy"] -= 0.01
+    (run.out / "task.json").write_text(json.dumps(task))
+    with pytest.raises(InvalidInputError, match="holds another result"):
+        train(recipe(digits), tmp_path / "digit", backbone=backbone)
+
+
 def test_a_requirement_that_does_not_hold_is_told_and_stands_in_the_package(
     digits: Path, backbone: Backbone, tmp_path: Path
 ) -> None:

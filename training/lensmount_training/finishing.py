@@ -18,11 +18,11 @@ from lensmount_training.evaluation import Calibration, Scores
 from lensmount_training.evaluation.judging import Evaluation, evaluate, metrics
 from lensmount_training.evaluation.parts import sealed_words
 from lensmount_training.evaluation.predicting import predict_adapter
-from lensmount_training.evaluation.report import Report, show, write
+from lensmount_training.evaluation.report import Report, render, show
 from lensmount_training.evaluation.running import facts
 from lensmount_training.evaluation.thresholds import calibrate
 from lensmount_training.learning import Choice
-from lensmount_training.packing import Description, adapter_of, manifest_of, pack
+from lensmount_training.packing import Description, adapter_of, manifest_of, pack, packed_before
 from lensmount_training.progress import Progress
 from lensmount_training.recipe import Recipe
 from lensmount_training.run_folder import RunFolder
@@ -119,6 +119,8 @@ class Finishing:
             },
         )
         manifest = manifest_of(self.problem, trained, description)
+        if self.folder.out.exists():
+            return packed_before(manifest, self.folder.out)
         card = model_card(manifest, self._counts(), validation.scores, test.scores)
         pack(self.problem, trained, manifest, read_specimens(self.dataset, self.split.train), card, self.folder.out)
         return manifest
@@ -143,9 +145,8 @@ class Finishing:
             shown=show(test, adapter, self.problem.backbone, opened.pictures),
             skipped=self.dataset.skipped,
         )
-        path = self.folder.path / REPORT
-        write(report, path)
-        return path
+        self.folder.put(REPORT, render(report))
+        return self.folder.path / REPORT
 
 
 def _of_part(part: str, evaluation: Evaluation) -> Mapping[str, float]:

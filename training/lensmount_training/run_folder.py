@@ -10,7 +10,7 @@ import fcntl
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -58,6 +58,14 @@ class RunFolder:
                 raise InvalidInputError(message, field="resume", value=self.path, fix=FRESH)
         self.mark("running", **found)
 
+    def unfinished(self, recipe: Recipe) -> bool:
+        """Whether a run of this recipe was begun here and did not end well: it can go on."""
+        if self._state().get("state", "done") == "done":
+            return False
+        with suppress(InvalidInputError):  # of a release with other choices
+            return read_recipe(self.path / RECIPE) == recipe
+        return False
+
     def _state(self) -> dict[str, str]:
         path = self.path / STATE
         state: dict[str, str] = json.loads(path.read_text()) if path.is_file() else {}
@@ -88,7 +96,8 @@ def opened(out: Path, recipe: Recipe, progress: Progress, *, fresh: bool) -> Ite
         try:
             yield folder
         except LensmountError:
-            folder.mark("failed")
+            with suppress(InvalidInputError):  # a full disk; what was full first is told
+                folder.mark("failed")
             raise
         folder.mark("done")
 

@@ -65,7 +65,7 @@ def once(folder: Path | None, make: Callable[[], Learned]) -> Learned:
 
 
 def forget(folder: Path) -> None:
-    """Delete what stages kept: the package is written."""
+    """Delete what stages kept: the run has ended."""
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -86,7 +86,7 @@ def train(
     """
     started = time.perf_counter()
     progress = progress or NoProgress()
-    target = choose_out(recipe.task, out, progress)
+    target = choose_out(recipe.task, out, progress, lambda place: not fresh and RunFolder(place).unfinished(recipe))
     listing = listed(recipe)
     backbone = backbone or open_backbone(recipe, progress)
     cache = cache or default_cache()
@@ -102,7 +102,7 @@ def train(
             choice.depth.plot(folder.path / "depth.png")
         sealed = Sealed(dataset, split, split_file(target, dataset.hash, recipe.seed))
         finished = Finishing(recipe, choice, problem, dataset, split, sealed, folder, progress).finish()
-        forget(folder.stages)
+    forget(folder.stages)
     prune(cache)
     return Run(
         out=target,
