@@ -106,9 +106,17 @@ def test_mistakes_are_one_sentence(words: tuple[str, ...], said: str, small: lis
     assert not list(Path().glob("runs/*"))
 
 
-def test_a_recipe_makes_the_run_again(digits: Path, small: list[object]) -> None:
-    invoke(digits, "--task", "digit", *small, *PLAIN, "--strategy", "features", "--seed", 4, "--out", "first")
-    result = invoke("--recipe", "first.run/recipe.yaml", "--out", "second")
+def test_a_recipe_makes_the_run_again(digits: Path, small: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("parts").symlink_to(digits)
+    invoke("parts", "--task", "digit", *small, *PLAIN, "--strategy", "features", "--seed", 4, "--out", "first")
+    text = Path("first.run/recipe.yaml").read_text()
+    assert read_package(Path("first")).manifest.provenance.settings["recipe"] == text
+    assert f"data: {Path('parts').absolute()}\n" in text
+    assert "head: probe\n" in text
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    result = invoke("--recipe", "../first.run/recipe.yaml", "--out", "../second")
+    monkeypatch.chdir("..")
     assert result.exit_code == 0, result.output
     first, second = (Path(name, "adapter_model.safetensors").read_bytes() for name in ("first", "second"))
     assert first == second

@@ -53,7 +53,7 @@ def killed_when(process: subprocess.Popen[bytes], due: Callable[[], bool]) -> bo
 def states(folder: Path) -> frozenset[str]:
     """What files a run has written so far, but for its logs and its cache; all that is not whole yet counts as one."""
     kept = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    others = (path for path in kept if path.parts[0] != "cache" and "tensorboard" not in path.parts)
+    others = (path for path in kept if not {"cache", "tensorboard", ".lock"} & set(path.parts))
     return frozenset("part" if any(name.startswith(".") for name in path.parts) else str(path) for path in others)
 
 

@@ -151,7 +151,7 @@ def train(
         if mlflow:
             from lensmount_training.logs import to_mlflow  # noqa: PLC0415
 
-            to_mlflow(mlflow, asked, run.manifest.metrics, run.out, run.report)
+            to_mlflow(mlflow, run.recipe, run.manifest.metrics, run.out, run.report)
     if as_json:
         click.echo(json.dumps(as_object(run)))
     else:

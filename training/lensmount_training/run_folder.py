@@ -58,13 +58,14 @@ class RunFolder:
                 raise InvalidInputError(message, field="resume", value=self.path, fix=FRESH)
         self.mark("running", **found)
 
-    def unfinished(self, recipe: Recipe) -> bool:
-        """Whether a run of this recipe was begun here and did not end well: it can go on."""
+    @property
+    def left(self) -> Recipe | None:
+        """The recipe of a run that was begun here and did not end well: it can go on."""
         if self._state().get("state", "done") == "done":
-            return False
+            return None
         with suppress(InvalidInputError):  # of a release with other choices
-            return read_recipe(self.path / RECIPE) == recipe
-        return False
+            return read_recipe(self.path / RECIPE)
+        return None
 
     def _state(self) -> dict[str, str]:
         path = self.path / STATE

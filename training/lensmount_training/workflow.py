@@ -6,6 +6,7 @@ bits. Nothing stands at the package's name until it is whole.
 
 from __future__ import annotations
 
+import functools
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ from lensmount_training.progress import NoProgress, Progress
 from lensmount_training.recipe import AUTO, Recipe, listing_options
 from lensmount_training.run_folder import RunFolder, opened
 from lensmount_training.sealed import Sealed
+from lensmount_training.settling import settled
 from lensmount_training.split import Split, split_file, split_once
 from lensmount_training.stages import forget
 from lensmount_training.strategies import Problem
@@ -41,10 +43,12 @@ from lensmount_training.strategies import Problem
 class Run:
     """What came of a run: the package in `out`, its figures, what was chosen and why, and what it took.
 
+    `recipe` is what was asked for with every default written out, see `settled`.
     `trained_parameters` are in the package, of a backbone with `backbone_parameters`; `openings` says how often the
     test set was opened by now; `seconds` is the whole run from reading the first picture to the package.
     """
 
+    recipe: Recipe
     out: Path
     report: Path
     content_hash: str
@@ -85,11 +89,31 @@ def train(
     TooLargeError and UnavailableError for data, settings or places that can not work; then there is nothing at `out`.
     """
     started = time.perf_counter()
-    progress = progress or NoProgress()
-    target = choose_out(recipe.task, out, progress, lambda place: not fresh and RunFolder(place).unfinished(recipe))
+    shown = progress or NoProgress()
+    loaded = functools.cache(lambda: backbone or open_backbone(recipe, shown))
+
+    def goes_on(place: Path) -> bool:
+        left = None if fresh else RunFolder(place).left
+        return left is not None and left == settled(recipe, loaded())
+
+    target = choose_out(recipe.task, out, shown, goes_on)
     listing = listed(recipe)
-    backbone = backbone or open_backbone(recipe, progress)
-    cache = cache or default_cache()
+    context = Context(shown, cache or default_cache())
+    return _run(settled(recipe, loaded()), target, listing, loaded(), context, fresh=fresh, started=started)
+
+
+def _run(
+    recipe: Recipe,
+    target: Path,
+    listing: Listing,
+    backbone: Backbone,
+    context: Context,
+    *,
+    fresh: bool,
+    started: float,
+) -> Run:
+    """The run itself, of a recipe that leaves nothing to defaults."""
+    progress, cache = context.progress, context.cache
     with opened(target, recipe, progress, fresh=fresh) as folder, tensorboard(folder.path / "tensorboard") as log:
         context = Context(progress, cache, folder.stages, log)
         dataset = read(listing, backbone.preprocessing, cache, progress)
@@ -105,6 +129,7 @@ def train(
     forget(folder.stages)
     prune(cache)
     return Run(
+        recipe=recipe,
         out=target,
         report=finished.report,
         content_hash=finished.content_hash,
@@ -129,6 +154,7 @@ def train_beside(recipe: Recipe, *, cache: Path | None = None, backbone: Backbon
     """
     backbone = backbone or open_backbone(recipe, NoProgress())
     context = Context(cache=cache or default_cache())
+    recipe = settled(recipe, backbone)
     dataset = read(listed(recipe), backbone.preprocessing, context.cache, context.progress)
     split, domain = processes.current().same((None, None))
     if split is not None:
