@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import json
 import resource
@@ -34,6 +35,7 @@ from lensmount_training.data.reading import read
 from lensmount_training.evaluation import score
 from lensmount_training.progress import NoProgress
 from lensmount_training.recipe import Recipe, make_recipe
+from lensmount_training.report import as_object
 from lensmount_training.sealed import openings
 from lensmount_training.split import split_file
 from lensmount_training.strategies import Lora, Problem, Strategy, Trained
@@ -151,6 +153,8 @@ def test_the_run_folder_holds_the_record(run: Run) -> None:
     assert json.loads((folder / "state.json").read_text())["state"] == "done"
     assert run.report == folder / "report.html"
     assert "<script" not in run.report.read_text()
+    assert "How deep it is edited" not in run.report.read_text()
+    assert as_object(run)["depth"] is None
     assert any((folder / "tensorboard").iterdir())
     assert not (folder / "stages").exists()
 
@@ -339,6 +343,7 @@ def test_a_requirement_that_does_not_hold_is_told_and_stands_in_the_package(
     run = train(recipe(digits, require_recall={"three": 1.0}), tmp_path / "digit", backbone=backbone)
     assert run.manifest.requirements == {"recall.three": 1.0}
     holds = run.manifest.metrics["recall.three"] >= 1
+    assert run.holds == holds
     assert holds != any("a server will refuse it" in note for note in run.notes)
 
 
@@ -374,7 +379,17 @@ def test_depth_by_measurement(digits: Path, backbone: Backbone, tmp_path: Path) 
     assert len(lasts) > 3
     assert len(run.manifest.edits) <= depth.best.last
     assert (run.manifest.strategy == "features") == (depth.best.last == 0)
-    assert (run.out.with_name("digit.run") / "depth.png").stat().st_size > 10_000
+    picture = (run.out.with_name("digit.run") / "depth.png").read_bytes()
+    assert len(picture) > 10_000
+    page = run.report.read_text()
+    assert "How deep it is edited" in page
+    assert page.count("<td>taken</td>") == 1
+    assert base64.b64encode(picture).decode() in page
+    told = json.loads(json.dumps(as_object(run)))["depth"]
+    assert [own["segments"] for own in told if own["taken"]] == [depth.best.last]
+    assert [own["segments"] for own in told] == [own.last for own in depth.depths]
+    assert [own["ms"] for own in told] == sorted(own["ms"] for own in told)
+    assert set(told[0]) == {"segments", "accuracy", "error", "ms", "parameters", "taken"}
 
 
 @pytest.mark.parametrize("smallest", [1, 10_000])

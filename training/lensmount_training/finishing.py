@@ -37,7 +37,10 @@ OF_PARTS = ("accuracy", "accuracy_low", "accuracy_high", "macro_f1", "pictures")
 
 @dataclass(frozen=True, eq=False)
 class Finished:
-    """The package's manifest and hash, the figures, how often the test set was opened, and sentences for people."""
+    """The package's manifest and hash, the figures, how often the test set was opened, and sentences for people.
+
+    `holds` says whether the sealed set bears out every requirement.
+    """
 
     manifest: Manifest
     content_hash: str
@@ -45,6 +48,7 @@ class Finished:
     validation: Scores
     test: Scores
     openings: int
+    holds: bool
     notes: tuple[str, ...]
 
 
@@ -82,6 +86,7 @@ class Finishing:
             validation=validation.scores,
             test=test.scores,
             openings=opened.number,
+            holds=test.holds,
             notes=(*calibration.notes, *_broken(test)),
         )
 
@@ -144,6 +149,7 @@ class Finishing:
             facts={"why": self.choice.reason, **facts(package, self.folder.out, self.recipe.data, self.dataset)},
             shown=show(test, adapter, self.problem.backbone, opened.pictures),
             skipped=self.dataset.skipped,
+            depth=self.choice.depth,
         )
         self.folder.put(REPORT, render(report))
         return self.folder.path / REPORT

@@ -45,9 +45,9 @@ class RunFolder:
         """Set the state, durably enough for a process that dies; `found` is what the run found its data to be."""
         self.put(STATE, json.dumps({**self._state(), **found, "state": state}, indent=1) + "\n")
 
-    def put(self, name: str, text: str) -> None:
+    def put(self, name: str, content: str | bytes) -> None:
         """Write a file, whole or not at all; raises InvalidInputError when the disk can not hold it."""
-        put(self.path / name, text)
+        put(self.path / name, content)
 
     def check_found(self, **found: str) -> None:
         """Remember what data and backbone were found to be; raises InvalidInputError when they changed since."""

@@ -45,7 +45,8 @@ class Run:
 
     `recipe` is what was asked for with every default written out, see `settled`.
     `trained_parameters` are in the package, of a backbone with `backbone_parameters`; `openings` says how often the
-    test set was opened by now; `seconds` is the whole run from reading the first picture to the package.
+    test set was opened by now; `holds` whether it bears out what was required; `seconds` is the whole run from reading
+    the first picture to the package.
     """
 
     recipe: Recipe
@@ -59,6 +60,7 @@ class Run:
     train_pictures: int
     skipped: tuple[Skipped, ...]
     openings: int
+    holds: bool
     notes: tuple[str, ...]
     trained_parameters: int
     backbone_parameters: int
@@ -123,7 +125,7 @@ def _run(
         problem = problem_of(recipe, dataset, split, backbone)
         choice = learn(recipe, problem, processes.current().same((split, found.domain))[1], context)
         if choice.depth:
-            choice.depth.plot(folder.path / "depth.png")
+            folder.put("depth.png", choice.depth.picture)
         sealed = Sealed(dataset, split, split_file(target, dataset.hash, recipe.seed))
         finished = Finishing(recipe, choice, problem, dataset, split, sealed, folder, progress).finish()
     forget(folder.stages)
@@ -140,6 +142,7 @@ def _run(
         train_pictures=len(problem.train),
         skipped=dataset.skipped,
         openings=finished.openings,
+        holds=finished.holds,
         notes=finished.notes,
         trained_parameters=choice.chosen.trained.parameters,
         backbone_parameters=sum(parameter.numel() for parameter in backbone.model.parameters()),
