@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,9 @@ from safetensors.torch import save_file
 
 from factories import random_backbone
 from lensmount.cli import cli
+from lensmount.errors import UnavailableError
 from lensmount_adapters.package import read_package
+from lensmount_training import logs
 from lensmount_training.recipe import Recipe
 from lensmount_training.run_folder import RunFolder
 
@@ -54,6 +58,7 @@ def test_lora_with_every_option_and_json(digits: Path, small: list[object], tmp_
     package = read_package(tmp_path / "mine")
     assert said["content_hash"] == package.content_hash
     assert said["out"] == "mine"
+    assert said["holds"]
     assert said["test"]["accuracy"] == package.manifest.metrics["test_accuracy"]
     assert said["pictures"] == {"train": 60, "validation": 12, "test": 18}
     assert sum(map(sum, said["test"]["confusion"])) == 18
@@ -125,9 +130,17 @@ def test_mistakes_are_one_sentence(words: tuple[str, ...], said: str, small: lis
     assert not list(Path().glob("runs/*"))
 
 
-def test_a_recipe_makes_the_run_again(digits: Path, small: list[object]) -> None:
-    invoke(digits, "--task", "digit", *small, *PLAIN, "--strategy", "features", "--seed", 4, "--out", "first")
-    result = invoke("--recipe", "first.run/recipe.yaml", "--out", "second")
+def test_a_recipe_makes_the_run_again(digits: Path, small: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("parts").symlink_to(digits)
+    invoke("parts", "--task", "digit", *small, *PLAIN, "--strategy", "features", "--seed", 4, "--out", "first")
+    text = Path("first.run/recipe.yaml").read_text()
+    assert read_package(Path("first")).manifest.provenance.settings["recipe"] == text
+    assert f"data: {Path('parts').absolute()}\n" in text
+    assert "head: probe\n" in text
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    result = invoke("--recipe", "../first.run/recipe.yaml", "--out", "../second")
+    monkeypatch.chdir("..")
     assert result.exit_code == 0, result.output
     first, second = (Path(name, "adapter_model.safetensors").read_bytes() for name in ("first", "second"))
     assert first == second
@@ -196,6 +209,54 @@ def test_a_dry_run_tells_of_an_unfinished_run_with_other_settings(digits: Path, 
     assert invoke(*words, "--dry-run", "--fresh").exit_code == 0
     folder.mark("done")
     assert invoke(*words, "--dry-run").exit_code == 0
+
+
+@pytest.mark.parametrize("second", ["three", "one"])
+def test_what_is_required_decides_the_exit_code_and_the_next_step(
+    second: str, digits: Path, small: list[object]
+) -> None:
+    """With the same digit under two names, no adapter finds all of both."""
+    for label, source in (("a", "one"), ("b", second)):
+        shutil.copytree(digits / source, Path("data", label))
+        for path in Path("data", label).iterdir():
+            with path.open("ab") as file:
+                file.write(label.encode())  # else one would be left out as a copy of the other
+    words = ["data", "--task", "digit", *small, *PLAIN, "--strategy", "features"]
+    share = 0.5 if second == "three" else 1.0
+    result = invoke(*words, "--require-recall", f"a={share}", "--require-recall", f"b={share}")
+    holds = second == "three"
+    assert result.exit_code == (0 if holds else 1), result.output
+    assert ("Next: lensmount register" in result.output) == holds
+    assert ("Next: look at the report" in result.output) != holds
+    assert "Report: runs/digit.run/report.html" in result.output
+    assert read_package(Path("runs/digit")).manifest.requirements == {"recall.a": share, "recall.b": share}
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_without_mlflow_nothing_is_begun(
+    more: tuple[str, ...], digits: Path, small: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    result = invoke(digits, "--task", "digit", *small, "--mlflow", "sqlite:///mlflow.db", *more)
+    assert result.exit_code not in (0, 1)
+    assert "pip install 'lensmount[mlflow]'" in result.output
+    assert "Traceback" not in result.output
+    assert not Path("runs").exists()
+
+
+def test_a_run_that_mlflow_does_not_take_is_told_all_the_same(
+    digits: Path, small: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(address: str, *_: object) -> None:
+        raise UnavailableError("MLflow did not take the run", field="mlflow", value=address, fix="give another")
+
+    monkeypatch.setattr(logs, "check_mlflow", lambda: None)
+    monkeypatch.setattr(logs, "to_mlflow", refused)
+    words = [digits, "--task", "digit", *small, *PLAIN, "--strategy", "features", "--mlflow", "nowhere://else"]
+    result = invoke(*words)
+    assert result.exit_code not in (0, 1)
+    assert "Next: lensmount register runs/digit" in result.output
+    assert "MLflow did not take the run" in result.output
 
 
 def test_help_teaches_by_example() -> None:

@@ -120,7 +120,8 @@ def test_the_table_and_the_plot(tmp_path: Path) -> None:
     text = console.export_text()
     assert text.count("taken") == 1
     assert "0.900" in text
-    found.plot(tmp_path / "depth.png")
+    (tmp_path / "depth.png").write_bytes(found.picture)
+    assert [own.taken for own in found.rows] == [place == 1 for place in range(len(depths))]
     assert (tmp_path / "depth.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import subprocess
@@ -26,7 +27,7 @@ choices = {"views": ("identity",), "audit": False, "strategy": "lora", "rank": 4
 train(Recipe(data=data, task="digit", **choices), out, cache=cache, backbone=random_backbone("test_vit"))
 """
 FILES = ("adapter_model.safetensors", "adapter_config.json", "golden.safetensors", "README.md")
-MOST_KILLS = 14
+MOST_KILLS = 24
 
 
 def started(data: Path, out: Path, cache: Path) -> subprocess.Popen[bytes]:
@@ -50,10 +51,16 @@ def killed_when(process: subprocess.Popen[bytes], due: Callable[[], bool]) -> bo
     return False
 
 
-def states(folder: Path) -> frozenset[tuple[str, int]]:
-    """What a run has written so far, but for its logs and its cache."""
-    kept = (path for path in folder.rglob("*") if "tensorboard" not in path.parts and "cache" not in path.parts)
-    return frozenset((str(path), path.stat().st_mtime_ns) for path in kept if path.is_file())
+def states(folder: Path) -> frozenset[str]:
+    """What files a run has written so far, but for its logs and its cache; all that is not whole yet counts as one."""
+    kept = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    others = (path for path in kept if not {"cache", "tensorboard", ".lock"} & set(path.parts))
+    return frozenset("part" if any(name.startswith(".") for name in path.parts) else str(path) for path in others)
+
+
+def ended(folder: Path) -> bool:
+    state = folder / "digit.run" / "state.json"
+    return state.is_file() and json.loads(state.read_text())["state"] == "done"
 
 
 @pytest.mark.slow
@@ -74,14 +81,18 @@ def test_killed_at_every_file_that_it_writes(digits: Path, tmp_path: Path) -> No
         seen.add(now)
         return fresh
 
-    killed = 0
-    while not (folder / "digit").exists():
+    killed = behind = 0
+    report = folder / "digit.run" / "report.html"
+    while not ended(folder):
         with started(digits, folder / "digit", folder / "cache") as process:
             if killed < MOST_KILLS and killed_when(process, something_new):
                 killed += 1
+                behind += (folder / "digit").exists() and not report.exists()
             else:
                 assert process.wait(120) == 0
     assert killed > 5
+    assert behind  # the package stood, the report did not
+    assert report.is_file()
     for name in FILES:
         assert (folder / "digit" / name).read_bytes() == (expected / name).read_bytes(), name
     (record,) = folder.glob("*.opened.jsonl")

@@ -54,6 +54,17 @@ def test_a_place_that_exists_is_never_written_over(tmp_path: Path) -> None:
     assert (caught.value.field, caught.value.value) == ("out", str(tmp_path / "mine"))
 
 
+def test_a_place_where_this_run_goes_on_is_its_own(tmp_path: Path) -> None:
+    Path("runs/defect").mkdir(parents=True)
+    Path("runs/defect-2").mkdir()
+    said = Said()
+    assert choose_out("defect", None, said, lambda place: place.name == "defect") == Path("runs/defect")
+    assert choose_out("defect", Path("runs/defect-2"), said, lambda place: place.name == "defect-2")
+    assert said.sentences == []
+    with pytest.raises(InvalidInputError, match="the folder exists"):
+        choose_out("defect", Path("runs/defect"), said, lambda place: place.name == "defect-2")
+
+
 def test_a_place_that_can_not_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(InvalidInputError, match="can not be written") as caught:

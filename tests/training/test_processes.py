@@ -103,6 +103,18 @@ def test_a_share_reversed_is_the_batch_reversed(length: int, count: int) -> None
 
 
 @pytest.mark.slow
+def test_a_dry_run_under_torchrun_is_one_plan(digits: Path, tmp_path: Path) -> None:
+    save_file(random_backbone("test_vit").model.state_dict(), tmp_path / "weights.safetensors")
+    words = ["train", str(digits), "--task", "digit", "--backbone", "test_vit", "--weights", "weights.safetensors"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**with_tests(), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "CUDA_VISIBLE_DEVICES": ""}
+    command = [*launcher, "-m", "lensmount", *words, "--no-audit", "--dry-run"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Nothing was trained.") == 1
+
+
+@pytest.mark.slow
 def test_the_command_under_torchrun_writes_one_package(digits: Path, tmp_path: Path) -> None:
     save_file(random_backbone("test_vit").model.state_dict(), tmp_path / "weights.safetensors")
     words = [str(digits), "--task", "digit", "--backbone", "test_vit", "--weights", "weights.safetensors"]

@@ -33,13 +33,18 @@ def test_it_comes_back_as_it_was(recipe: Recipe) -> None:
     assert make_recipe(yaml.safe_load(recipe.as_yaml())) == recipe
 
 
-def test_only_what_was_chosen_is_written(tmp_path: Path) -> None:
+def test_every_choice_is_written(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(Recipe(data=Path("parts"), task="defect", rank=4).as_yaml())
-    assert path.read_text().splitlines() == [
-        "data: parts", "task: defect", "backbone: auto", "seed: 0", "strategy: auto", "rank: 4"
-    ]  # fmt: skip
+    assert list(yaml.safe_load(path.read_text())) == list(Recipe.model_fields)
+    assert {"data: parts", "seed: 0", "rank: 4", "every: 1.0", "epochs: null"} <= set(path.read_text().splitlines())
     assert read_recipe(path).rank == 4
+
+
+def test_a_recipe_of_a_few_choices_is_one(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("data: parts\ntask: defect\nrank: 4\n")
+    assert read_recipe(path) == Recipe(data=Path("parts"), task="defect", rank=4)
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import json
+import resource
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -33,6 +35,7 @@ from lensmount_training.data.reading import read
 from lensmount_training.evaluation import score
 from lensmount_training.progress import NoProgress
 from lensmount_training.recipe import Recipe, make_recipe
+from lensmount_training.report import as_object
 from lensmount_training.sealed import identity, openings
 from lensmount_training.split import split_file
 from lensmount_training.strategies import Lora, Problem, Strategy, Trained
@@ -151,6 +154,8 @@ def test_the_run_folder_holds_the_record(run: Run) -> None:
     assert json.loads((folder / "state.json").read_text())["state"] == "done"
     assert run.report == folder / "report.html"
     assert "<script" not in run.report.read_text()
+    assert "How deep it is edited" not in run.report.read_text()
+    assert as_object(run)["depth"] is None
     assert any((folder / "tensorboard").iterdir())
     assert not (folder / "stages").exists()
 
@@ -313,12 +318,51 @@ def test_a_disk_that_fills_leaves_nothing_and_the_same_command_goes_on(
     assert run.openings == 1  # the same adapter, looked at again
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a disk that is full")
+@pytest.mark.parametrize("place", [None, Path("mine")])
+def test_a_disk_that_fills_behind_the_package_and_the_same_command_goes_on(
+    place: Path | None, digits: Path, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = place or Path("runs/digit")
+    folder = out.with_name(f"{out.name}.run")
+    with pytest.raises(InvalidInputError, match="No space left") as caught:
+        train(recipe(digits), place, Filling(folder / "report.html"), backbone=backbone)
+    assert "give the same command again: it goes on from here" in caught.value.fix
+    assert not (folder / "report.html").exists()
+    before = content_hash(out)
+    with pytest.raises(InvalidInputError, match="the folder exists"):  # the control: another run does not
+        train(recipe(digits, seed=1), out, backbone=backbone)
+    run = train(recipe(digits), place, backbone=backbone)
+    assert (run.out, run.content_hash, run.openings) == (out, before, 1)
+    assert run.report == folder / "report.html"
+    assert run.content_hash in run.report.read_text()
+    assert json.loads((folder / "state.json").read_text())["state"] == "done"
+    assert not (folder / "stages").exists()
+    with pytest.raises(InvalidInputError, match="the folder exists"):
+        train(recipe(digits), out, backbone=backbone)
+
+
+def test_a_package_of_another_result_is_not_taken_for_ones_own(
+    digits: Path, backbone: Backbone, tmp_path: Path
+) -> None:
+    run = train(recipe(digits), tmp_path / "digit", backbone=backbone)
+    state = tmp_path / "digit.run" / "state.json"
+    state.write_text(state.read_text().replace("done", "running"))
+    task = json.loads((run.out / "task.json").read_text())
+    task["metrics"]["accuracy"] -= 0.01
+    (run.out / "task.json").write_text(json.dumps(task))
+    with pytest.raises(InvalidInputError, match="holds another result"):
+        train(recipe(digits), tmp_path / "digit", backbone=backbone)
+
+
 def test_a_requirement_that_does_not_hold_is_told_and_stands_in_the_package(
     digits: Path, backbone: Backbone, tmp_path: Path
 ) -> None:
     run = train(recipe(digits, require_recall={"three": 1.0}), tmp_path / "digit", backbone=backbone)
     assert run.manifest.requirements == {"recall.three": 1.0}
     holds = run.manifest.metrics["recall.three"] >= 1
+    assert run.holds == holds
     assert holds != any("a server will refuse it" in note for note in run.notes)
 
 
@@ -354,7 +398,17 @@ def test_depth_by_measurement(digits: Path, backbone: Backbone, tmp_path: Path) 
     assert len(lasts) > 3
     assert len(run.manifest.edits) <= depth.best.last
     assert (run.manifest.strategy == "features") == (depth.best.last == 0)
-    assert (run.out.with_name("digit.run") / "depth.png").stat().st_size > 10_000
+    picture = (run.out.with_name("digit.run") / "depth.png").read_bytes()
+    assert len(picture) > 10_000
+    page = run.report.read_text()
+    assert "How deep it is edited" in page
+    assert page.count("<td>taken</td>") == 1
+    assert base64.b64encode(picture).decode() in page
+    told = json.loads(json.dumps(as_object(run)))["depth"]
+    assert [own["segments"] for own in told if own["taken"]] == [depth.best.last]
+    assert [own["segments"] for own in told] == [own.last for own in depth.depths]
+    assert [own["ms"] for own in told] == sorted(own["ms"] for own in told)
+    assert set(told[0]) == {"segments", "accuracy", "error", "ms", "parameters", "taken"}
 
 
 @pytest.mark.parametrize("smallest", [1, 10_000])
@@ -394,14 +448,55 @@ def test_auto_edits_as_deep_as_measurement_says_and_trains_no_depth_twice(
     assert one.choice.depth is None
 
 
-def test_a_disk_that_is_full_from_the_start_is_one_sentence(
-    digits: Path, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object, **__: object) -> int:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(InvalidInputError, match="No space left") as caught:
-        train(recipe(digits), tmp_path / "digit", backbone=backbone)
+def test_a_disk_that_is_full_from_the_start_is_one_sentence(digits: Path, backbone: Backbone, tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        with pytest.raises(InvalidInputError, match="the file can not be written: File too large") as caught:
+            train(recipe(digits), tmp_path / "digit", backbone=backbone)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert "it goes on from here" in caught.value.fix
     assert not (tmp_path / "digit").exists()
+    assert [path.name for path in (tmp_path / "digit.run").iterdir()] == [".lock"]
+
+
+class Filling(NoProgress):
+    """A disk that is full where one file is written, from the time at which the run says or shows its first word."""
+
+    def __init__(self, file: Path) -> None:
+        self.partial = file.with_name(f".{file.name}.partial")
+        self.filled = False
+
+    def say(self, text: str) -> None:  # noqa: ARG002 the protocol has it
+        if not self.filled:
+            self.partial.parent.mkdir(parents=True, exist_ok=True)
+            self.partial.symlink_to("/dev/full")
+            self.filled = True
+
+    def bar(self, label: str, total: int) -> NoProgress:
+        self.say(label)
+        return super().bar(label, total)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a disk that is full")
+@pytest.mark.parametrize(
+    ("file", "what"),
+    [("lora/rank-4/training.pt", "the checkpoint"), ("lora/learned.pt", "the stage lora")],
+)
+def test_a_disk_that_fills_while_it_learns_is_one_sentence_and_the_same_command_goes_on(
+    file: str, what: str, digits: Path, backbone: Backbone, tmp_path: Path
+) -> None:
+    choices, stages = recipe(digits, **LORA), tmp_path / "digit.run" / "stages"
+    filling = Filling(stages / file)
+    with pytest.raises(InvalidInputError, match=f"{what} can not be written: No space left") as caught:
+        train(choices, tmp_path / "digit", filling, backbone=backbone)
+    assert filling.filled
+    assert (caught.value.field, caught.value.value) == ("out", str(stages / file))
+    assert "it goes on from here" in caught.value.fix
+    assert not (stages / file).exists()
+    assert (stages / "features" / "learned.pt").is_file()
+    run = train(choices, tmp_path / "digit", backbone=backbone)
+    undisturbed = train(choices, tmp_path / "undisturbed", backbone=backbone)
+    name = "adapter_model.safetensors"
+    assert (run.out / name).read_bytes() == (undisturbed.out / name).read_bytes()

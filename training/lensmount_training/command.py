@@ -17,6 +17,7 @@ from lensmount_training.progress import BarProgress
 from lensmount_training.recipe import Recipe, make_recipe, read_recipe
 
 T = TypeVar("T", bound=Callable[..., Any])
+NOT_REACHED = 1
 LAST = "How many last segments are edited; auto: by accuracy and cost [half; lora with --strategy auto: auto]."
 RANK = "lora: rank, 1 to 256 [4, 8 and 16 are tried, by validation; 8 with --strategy auto]."
 PATH = click.Path(path_type=Path)
@@ -139,16 +140,21 @@ def train(
     The data are audited, a fifth is sealed, and a head on the frozen backbone is trained: the floor. Where the data
     call for it, the last blocks are unfrozen or edited with LoRA, and kept only if that beats the floor by more than
     the noise. The sealed pictures are looked at once, at the end. The package goes to runs/TASK, the report, the
-    audit and the logs to runs/TASK.run; a run that was killed goes on with the same command.
+    audit and the logs to runs/TASK.run; a run that was killed goes on with the same command. The exit code is 1 when a
+    recall that is required is not reached on the sealed pictures: a server will refuse the package.
     """  # noqa: D301 - click wants the control character
     asked = _recipe(recipe, chosen)
+    from lensmount_training.logs import check_mlflow, to_mlflow  # noqa: PLC0415
     from lensmount_training.processes import current  # noqa: PLC0415
     from lensmount_training.report import as_object, print_report  # noqa: PLC0415 - torch takes seconds
     from lensmount_training.workflow import train as run_recipe  # noqa: PLC0415
     from lensmount_training.workflow import train_beside  # noqa: PLC0415
 
+    if mlflow:
+        check_mlflow()
     if current().rank:
-        train_beside(asked, cache=cache)
+        if not dry_run:  # the first plans alone
+            train_beside(asked, cache=cache)
         return
     with BarProgress(Console(stderr=True)) as progress:
         if dry_run:
@@ -158,14 +164,14 @@ def train(
             show(plan, Console(), as_json=as_json)
             return
         run = run_recipe(asked, out, progress, cache=cache, fresh=fresh)
-        if mlflow:
-            from lensmount_training.logs import to_mlflow  # noqa: PLC0415
-
-            to_mlflow(mlflow, asked, run.manifest.metrics, run.out, run.report)
     if as_json:
         click.echo(json.dumps(as_object(run)))
     else:
         print_report(run, Console())
+    if mlflow:
+        to_mlflow(mlflow, run.recipe, run.manifest.metrics, run.out, run.report)
+    if not run.holds:
+        raise SystemExit(NOT_REACHED)
 
 
 def _recipe(file: Path | None, chosen: dict[str, Any]) -> Recipe:

@@ -6,10 +6,11 @@ tell from the best: within one standard error of it (Breiman et al., Classificat
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from functools import cached_property
 
 import torch
 from rich.table import Table
@@ -44,6 +45,18 @@ class Depth:
 
 
 @dataclass(frozen=True)
+class Row:
+    """A depth as it is told: edited segments, validation accuracy, its standard error, the cost of a batch, numbers."""
+
+    segments: int
+    accuracy: float
+    error: float
+    ms: float
+    parameters: int
+    taken: bool
+
+
+@dataclass(frozen=True)
 class Sweep:
     """All depths in the order of their cost, and which of them is taken."""
 
@@ -55,18 +68,27 @@ class Sweep:
         """The cheapest that is good enough."""
         return self.depths[self.chosen]
 
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """What was measured, in the order of cost."""
+        return tuple(
+            Row(own.last, own.accuracy, own.error, 1000 * own.seconds, own.trained.parameters, place == self.chosen)
+            for place, own in enumerate(self.depths)
+        )
+
     def table(self) -> Table:
         """For people."""
         table = Table(title="validation accuracy by depth")
         for column in ("edited segments", "accuracy", "± 1 SE", f"ms a batch of {BATCH}", "parameters", ""):
             table.add_column(column, justify="right")
-        for place, own in enumerate(self.depths):
-            row = (str(own.last), f"{own.accuracy:.3f}", f"{own.error:.3f}", f"{1000 * own.seconds:.1f}")
-            table.add_row(*row, f"{own.trained.parameters:,}", "taken" if place == self.chosen else "")
+        for own in self.rows:
+            row = (str(own.segments), f"{own.accuracy:.3f}", f"{own.error:.3f}", f"{own.ms:.1f}")
+            table.add_row(*row, f"{own.parameters:,}", "taken" if own.taken else "")
         return table
 
-    def plot(self, path: Path) -> None:
-        """Draw accuracy against cost as a PNG."""
+    @cached_property
+    def picture(self) -> bytes:
+        """Accuracy against cost as a PNG."""
         from matplotlib.figure import Figure  # noqa: PLC0415 half a second, for those who want a picture
 
         figure = Figure(figsize=(6.4, 4), layout="constrained")
@@ -85,7 +107,9 @@ class Sweep:
         axes.set_ylabel("validation accuracy")
         axes.set_title("numbers: how many of the last segments are edited")
         axes.legend(loc="lower right")
-        figure.savefig(path, dpi=120)
+        made = io.BytesIO()
+        figure.savefig(made, dpi=120, format="png")
+        return made.getvalue()
 
 
 def usual_depths(backbone: Backbone) -> tuple[int, ...]:

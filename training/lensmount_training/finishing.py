@@ -16,11 +16,11 @@ from lensmount_training.evaluation import Calibration, Scores
 from lensmount_training.evaluation.judging import Evaluation, evaluate, metrics
 from lensmount_training.evaluation.parts import sealed_words
 from lensmount_training.evaluation.predicting import predict_adapter
-from lensmount_training.evaluation.report import Report, show, write
+from lensmount_training.evaluation.report import Report, render, show
 from lensmount_training.evaluation.running import facts
 from lensmount_training.evaluation.thresholds import calibrate
 from lensmount_training.learning import Choice
-from lensmount_training.packing import Description, adapter_of, manifest_of, pack
+from lensmount_training.packing import Description, adapter_of, manifest_of, pack, packed_before
 from lensmount_training.progress import Progress
 from lensmount_training.recipe import Recipe
 from lensmount_training.run_folder import RunFolder
@@ -35,7 +35,10 @@ OF_PARTS = ("accuracy", "accuracy_low", "accuracy_high", "macro_f1", "pictures")
 
 @dataclass(frozen=True, eq=False)
 class Finished:
-    """The package's manifest and hash, the figures, how often the test set was opened, and sentences for people."""
+    """The package's manifest and hash, the figures, how often the test set was opened, and sentences for people.
+
+    `holds` says whether the sealed set bears out every requirement.
+    """
 
     manifest: Manifest
     content_hash: str
@@ -43,6 +46,7 @@ class Finished:
     validation: Scores
     test: Scores
     openings: int
+    holds: bool
     notes: tuple[str, ...]
 
 
@@ -81,6 +85,7 @@ class Finishing:
             validation=validation.scores,
             test=test.scores,
             openings=opened.number,
+            holds=test.holds,
             notes=(*calibration.notes, *_broken(test)),
         )
 
@@ -118,6 +123,8 @@ class Finishing:
             },
         )
         manifest = manifest_of(self.problem, trained, description)
+        if self.folder.out.exists():
+            return packed_before(manifest, self.folder.out)
         card = model_card(manifest, self._counts(), validation.scores, test.scores)
         pack(self.problem, trained, manifest, read_specimens(self.dataset, self.split.train), card, self.folder.out)
         return manifest
@@ -141,10 +148,10 @@ class Finishing:
             facts={"why": self.choice.reason, **facts(package, self.folder.out, self.recipe.data, self.dataset)},
             shown=show(test, adapter, self.problem.backbone, opened.pictures),
             skipped=self.dataset.skipped,
+            depth=self.choice.depth,
         )
-        path = self.folder.path / REPORT
-        write(report, path)
-        return path
+        self.folder.put(REPORT, render(report))
+        return self.folder.path / REPORT
 
 
 def _of_part(part: str, evaluation: Evaluation) -> Mapping[str, float]:

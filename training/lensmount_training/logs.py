@@ -24,16 +24,23 @@ def tensorboard(folder: Path) -> Iterator[Log]:
         writer.close()
 
 
+def check_mlflow() -> None:
+    """Raise MissingExtraError without MLflow: before hours of training, not behind them."""
+    try:
+        import mlflow  # noqa: F401, PLC0415 - an extra
+    except ImportError as error:
+        raise MissingExtraError("--mlflow needs the extra 'mlflow'", fix="pip install 'lensmount[mlflow]'") from error
+
+
 def to_mlflow(address: str, recipe: Recipe, metrics: Mapping[str, float], package: Path, report: Path) -> None:
     """Record a finished run: its choices, its figures, its package and its report.
 
     `address` is MLflow's tracking URI. Raises MissingExtraError without MLflow,
     UnavailableError when it does not take the run.
     """
-    try:
-        import mlflow  # noqa: PLC0415 - an extra
-    except ImportError as error:
-        raise MissingExtraError("--mlflow needs the extra 'mlflow'", fix="pip install 'lensmount[mlflow]'") from error
+    check_mlflow()
+    import mlflow  # noqa: PLC0415 - an extra
+
     try:
         mlflow.set_tracking_uri(address)
         mlflow.set_experiment(recipe.task)

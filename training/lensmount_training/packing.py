@@ -19,9 +19,10 @@ from lensmount_adapters.golden import Golden
 from lensmount_adapters.heads import HeadSpec
 from lensmount_adapters.lora import LoraConfig
 from lensmount_adapters.manifest import BackboneRef, Edit, Manifest, Provenance
-from lensmount_adapters.package import Content, write_package
+from lensmount_adapters.package import Content, read_package, write_package
 from lensmount_adapters.pictures import Pixels
 from lensmount_training.recipe import RECIPE
+from lensmount_training.saving import AGAIN
 from lensmount_training.strategies import Problem
 from lensmount_training.strategies.strategy import Settings
 
@@ -90,8 +91,20 @@ def pack(
         write_package(target, manifest, trained.tensors, golden, card, trained.lora)
     except OSError as error:
         message = f"the package can not be written: {error.strerror}"
-        fix = "free some space, and give the same command again: it goes on from here"
-        raise InvalidInputError(message, field="out", value=target, fix=fix) from error
+        raise InvalidInputError(message, field="out", value=target, fix=AGAIN) from error
+
+
+def packed_before(manifest: Manifest, target: Path) -> Manifest:
+    """The manifest of the package at `target`, which is this one but for its date: the run was ended behind it.
+
+    Raises InvalidInputError for a package that says anything else.
+    """
+    known = read_package(target).manifest
+    same = known.provenance.model_copy(update={"created": manifest.provenance.created})
+    if known.model_copy(update={"provenance": same}) != manifest:
+        message, fix = "the folder holds another result", "delete it, and give the same command again"
+        raise InvalidInputError(message, field="out", value=target, fix=fix)
+    return known
 
 
 def manifest_of(problem: Problem, trained: Packable, description: Description) -> Manifest:

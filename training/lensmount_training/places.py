@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -11,17 +12,23 @@ from lensmount_adapters.manifest import TaskName
 from lensmount_training.progress import Progress
 
 RUNS = Path("runs")
+GoesOn = Callable[[Path], bool]
 
 
-def choose_out(task: str, out: Path | None, progress: Progress) -> Path:
+def _never(_: Path) -> bool:
+    return False
+
+
+def choose_out(task: str, out: Path | None, progress: Progress, goes_on: GoesOn = _never) -> Path:
     """The folder of the package: `out`, else runs/TASK, else the next free of runs/TASK-2, runs/TASK-3.
 
+    A folder that exists is free where `goes_on` says that this run wrote it, and was ended before its report.
     Its parent exists afterwards. Raises InvalidInputError for a task that is no name, an `out`
     that exists, or a place that can not be written.
     """
     _check_task(task)
-    target = out or _next_free(task)
-    if target.exists():
+    target = out or _next_free(task, goes_on)
+    if target.exists() and not goes_on(target):
         fix = "give another --out, or delete the folder"
         raise InvalidInputError("the folder exists", field="out", value=target, fix=fix)
     if not out and target.name != task:
@@ -42,21 +49,9 @@ def _check_task(task: str) -> None:
         raise InvalidInputError("not a task name", field="task", value=task, fix=fix) from error
 
 
-def _next_free(task: str) -> Path:
+def _next_free(task: str, goes_on: GoesOn) -> Path:
     number, target = 1, RUNS / task
-    while target.exists():
+    while target.exists() and not goes_on(target):
         number += 1
         target = RUNS / f"{task}-{number}"
     return target
-
-
-def put(path: Path, text: str) -> None:
-    """Write a small file, whole or not at all; raises InvalidInputError when the disk can not hold it."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(text)
-        partial.replace(path)
-    except OSError as error:
-        message = f"can not be written: {error.strerror}"
-        fix = "free some space, and give the same command again: it goes on from here"
-        raise InvalidInputError(message, field="out", value=path, fix=fix) from error

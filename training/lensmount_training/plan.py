@@ -30,6 +30,7 @@ from lensmount_training.places import choose_out
 from lensmount_training.progress import Progress
 from lensmount_training.recipe import AUTO, Recipe
 from lensmount_training.run_folder import RunFolder, check_unfinished
+from lensmount_training.settling import settled
 from lensmount_training.workflow import listed, open_backbone
 
 SAMPLE = 8
@@ -77,7 +78,7 @@ def plan_of(recipe: Recipe, out: Path | None, progress: Progress, *, fresh: bool
     backbone = open_backbone(recipe, progress)
     check_fits(recipe, backbone)
     if not fresh:
-        check_unfinished(RunFolder(target), recipe)
+        check_unfinished(RunFolder(target), settled(recipe, backbone))
     counts = Counter(label for entry in listing.entries for label in entry.labels)
     check_counts(listing.labels, counts, "pictures")
     return Plan(

@@ -105,13 +105,11 @@ class Recipe(BaseModel):
         return self.rank == AUTO or (self.rank is None and not (self.strategy == AUTO and self.measures_depth))
 
     def as_yaml(self) -> str:
-        """The choices that differ from the defaults, and those that every run has."""
-        values = self.model_dump(mode="json", exclude_defaults=True)
-        always = {name: getattr(self, name) for name in ("backbone", "seed", "strategy")}
-        ordered = {name: {**values, **always}[name] for name in type(self).model_fields if name in {**values, **always}}
-        text: str = yaml.safe_dump(ordered, sort_keys=False, allow_unicode=True)
-        if yaml.safe_load(text) != ordered:  # PyYAML folds Unicode's own line breaks unless they are escaped
-            text = yaml.safe_dump(ordered, sort_keys=False)
+        """Every choice, those that are left open as null: another release may have other defaults."""
+        values = self.model_dump(mode="json")
+        text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+        if yaml.safe_load(text) != values:  # PyYAML folds Unicode's own line breaks unless they are escaped
+            text = yaml.safe_dump(values, sort_keys=False)
         return text
 
 

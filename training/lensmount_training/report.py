@@ -59,6 +59,7 @@ def as_object(run: Run) -> dict[str, Any]:
             }
             for own in run.choice.candidates
         ],
+        "depth": [asdict(row) for row in run.choice.depth.rows] if run.choice.depth else None,
         "reason": run.choice.reason,
         "notes": list(run.notes),
         "validation": asdict(run.validation),
@@ -66,6 +67,7 @@ def as_object(run: Run) -> dict[str, Any]:
         "test_openings": run.openings,
         "metrics": run.manifest.metrics,
         "requirements": run.manifest.requirements,
+        "holds": run.holds,
         "trained_parameters": run.trained_parameters,
         "backbone_parameters": run.backbone_parameters,
         "seconds": round(run.seconds, 2),
@@ -113,6 +115,8 @@ def _confusion(run: Run) -> Table:
 
 
 def _next(run: Run) -> str:
+    if not run.holds:
+        return "look at the report, then train with more pictures of that class, or require less (--require-recall)"
     register = f"lensmount register {run.out}"
     name = run.manifest.backbone.name
     return register if name == BUNDLED else f"{register}   (on a server with --backbone {name})"

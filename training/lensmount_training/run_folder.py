@@ -10,15 +10,15 @@ import fcntl
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from lensmount.errors import InvalidInputError, LensmountError
-from lensmount_training.places import put
 from lensmount_training.progress import Progress
 from lensmount_training.recipe import Recipe, read_recipe
+from lensmount_training.saving import put
 
 State = Literal["running", "failed", "done"]
 RECIPE, STATE, LOCK = "recipe.yaml", "state.json", ".lock"
@@ -45,9 +45,9 @@ class RunFolder:
         """Set the state, durably enough for a process that dies; `found` is what the run found its data to be."""
         self.put(STATE, json.dumps({**self._state(), **found, "state": state}, indent=1) + "\n")
 
-    def put(self, name: str, text: str) -> None:
+    def put(self, name: str, content: str | bytes) -> None:
         """Write a file, whole or not at all; raises InvalidInputError when the disk can not hold it."""
-        put(self.path / name, text)
+        put(self.path / name, content)
 
     def check_found(self, **found: str) -> None:
         """Remember what data and backbone were found to be; raises InvalidInputError when they changed since."""
@@ -57,6 +57,15 @@ class RunFolder:
                 message = f"the {name} changed since this run was begun"
                 raise InvalidInputError(message, field="resume", value=self.path, fix=FRESH)
         self.mark("running", **found)
+
+    @property
+    def left(self) -> Recipe | None:
+        """The recipe of a run that was begun here and did not end well: it can go on."""
+        if self._state().get("state", "done") == "done":
+            return None
+        with suppress(InvalidInputError):  # of a release with other choices
+            return read_recipe(self.path / RECIPE)
+        return None
 
     def _state(self) -> dict[str, str]:
         path = self.path / STATE
@@ -100,7 +109,8 @@ def opened(out: Path, recipe: Recipe, progress: Progress, *, fresh: bool) -> Ite
         try:
             yield folder
         except LensmountError:
-            folder.mark("failed")
+            with suppress(InvalidInputError):  # a full disk; what was full first is told
+                folder.mark("failed")
             raise
         folder.mark("done")
 

@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from lensmount.errors import InvalidInputError
 from lensmount_training.data.dataset import Dataset, Picture
-from lensmount_training.places import put
+from lensmount_training.saving import put
 from lensmount_training.unsplit import missing_class, too_few_groups, too_much_alike
 
 TEST_SHARE = 0.2

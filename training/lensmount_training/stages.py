@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lensmount.errors import InvalidInputError
 from lensmount_adapters.manifest import Edit
 from lensmount_training.processes import current
+from lensmount_training.saving import save
 from lensmount_training.strategies.strategy import Settings, Trained
 
 FILE = "learned.pt"
@@ -60,26 +60,13 @@ def once(folder: Path | None, make: Callable[[], Learned]) -> Learned:
         return known
     learned = make()
     if folder:
-        _keep(learned, folder)
+        save(_plain(learned), folder / FILE, f"the stage {learned.name}")
     return learned
 
 
 def forget(folder: Path) -> None:
-    """Delete what stages kept: the package is written."""
+    """Delete what stages kept: the run has ended."""
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def _keep(learned: Learned, folder: Path) -> None:
-    path = folder / FILE
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        torch.save(_plain(learned), partial)
-        partial.replace(path)
-    except OSError as error:
-        message = f"the stage {learned.name} can not be kept: {error.strerror}"
-        fix = "free some space, and give the same command again: it goes on from here"
-        raise InvalidInputError(message, field="out", value=folder, fix=fix) from error
 
 
 def _plain(learned: Learned) -> dict[str, object]:

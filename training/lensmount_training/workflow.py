@@ -6,6 +6,7 @@ bits. Nothing stands at the package's name until it is whole.
 
 from __future__ import annotations
 
+import functools
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ from lensmount_training.progress import NoProgress, Progress
 from lensmount_training.recipe import AUTO, Recipe, listing_options
 from lensmount_training.run_folder import RunFolder, opened
 from lensmount_training.sealed import Sealed
+from lensmount_training.settling import settled
 from lensmount_training.split import Split, split_file, split_once
 from lensmount_training.stages import forget
 from lensmount_training.strategies import Problem
@@ -42,10 +44,13 @@ from lensmount_training.strategies import Problem
 class Run:
     """What came of a run: the package in `out`, its figures, what was chosen and why, and what it took.
 
+    `recipe` is what was asked for with every default written out, see `settled`.
     `trained_parameters` are in the package, of a backbone with `backbone_parameters`; `openings` says how often the
-    test set was opened by now; `seconds` is the whole run from reading the first picture to the package.
+    test set was opened by now; `holds` whether it bears out what was required; `seconds` is the whole run from reading
+    the first picture to the package.
     """
 
+    recipe: Recipe
     out: Path
     report: Path
     content_hash: str
@@ -56,6 +61,7 @@ class Run:
     train_pictures: int
     skipped: tuple[Skipped, ...]
     openings: int
+    holds: bool
     notes: tuple[str, ...]
     trained_parameters: int
     backbone_parameters: int
@@ -68,6 +74,14 @@ class Found:
 
     together: tuple[frozenset[str], ...]
     domain: str | None
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the package goes, and where it is found who opened its test set before."""
+
+    target: Path
+    openings: Path
 
 
 def train(
@@ -88,13 +102,34 @@ def train(
     for data, settings or places that can not work; then there is nothing at `out`.
     """
     started = time.perf_counter()
-    progress = progress or NoProgress()
+    shown = progress or NoProgress()
+    loaded = functools.cache(lambda: backbone or open_backbone(recipe, shown))
+
+    def goes_on(place: Path) -> bool:
+        left = None if fresh else RunFolder(place).left
+        return left is not None and left == settled(recipe, loaded())
+
     check_settings(recipe)
-    target = choose_out(recipe.task, out, progress)
+    target = choose_out(recipe.task, out, shown, goes_on)
     listing = listed(recipe)
-    backbone = backbone or open_backbone(recipe, progress)
-    check_fits(recipe, backbone)
-    cache = cache or default_cache()
+    check_fits(recipe, loaded())
+    context = Context(shown, cache or default_cache())
+    places = Places(target, openings or default_openings())
+    return _run(settled(recipe, loaded()), places, listing, loaded(), context, fresh=fresh, started=started)
+
+
+def _run(
+    recipe: Recipe,
+    places: Places,
+    listing: Listing,
+    backbone: Backbone,
+    context: Context,
+    *,
+    fresh: bool,
+    started: float,
+) -> Run:
+    """The run itself, of a recipe that leaves nothing to defaults."""
+    target, progress, cache = places.target, context.progress, context.cache
     with opened(target, recipe, progress, fresh=fresh) as folder, tensorboard(folder.path / "tensorboard") as log:
         context = Context(progress, cache, folder.stages, log)
         dataset = read(listing, backbone.preprocessing, cache, progress)
@@ -102,16 +137,17 @@ def train(
         found = examine(recipe, dataset, backbone, context, folder)
         split = split_once(dataset, recipe.seed, target, found.together)
         path = split_file(target, dataset.hash, recipe.seed)
-        sealed = Sealed(dataset, split, path, openings or default_openings())
+        sealed = Sealed(dataset, split, path, places.openings)
         sealed.check()
         problem = problem_of(recipe, dataset, split, backbone)
         choice = learn(recipe, problem, processes.current().same((split, found.domain))[1], context)
         if choice.depth:
-            choice.depth.plot(folder.path / "depth.png")
+            folder.put("depth.png", choice.depth.picture)
         finished = Finishing(recipe, choice, problem, dataset, split, sealed, folder, progress).finish()
-        forget(folder.stages)
+    forget(folder.stages)
     prune(cache)
     return Run(
+        recipe=recipe,
         out=target,
         report=finished.report,
         content_hash=finished.content_hash,
@@ -122,6 +158,7 @@ def train(
         train_pictures=len(problem.train),
         skipped=dataset.skipped,
         openings=finished.openings,
+        holds=finished.holds,
         notes=finished.notes,
         trained_parameters=choice.chosen.trained.parameters,
         backbone_parameters=sum(parameter.numel() for parameter in backbone.model.parameters()),
@@ -136,6 +173,7 @@ def train_beside(recipe: Recipe, *, cache: Path | None = None, backbone: Backbon
     """
     backbone = backbone or open_backbone(recipe, NoProgress())
     context = Context(cache=cache or default_cache())
+    recipe = settled(recipe, backbone)
     dataset = read(listed(recipe), backbone.preprocessing, context.cache, context.progress)
     split, domain = processes.current().same((None, None))
     if split is not None:

@@ -126,7 +126,7 @@ def test_a_disk_that_can_not_hold_it_is_named(problem: Problem, tmp_path: Path) 
     (tmp_path / "file").write_text("")
     with pytest.raises(InvalidInputError, match="can not be written") as caught:
         Checkpoint(tmp_path / "file" / "below", problem, {}).save({})
-    assert caught.value.field == "checkpoints"
+    assert caught.value.field == "out"
 
 
 def test_without_a_folder_nothing_is_kept(problem: Problem, tmp_path: Path) -> None:

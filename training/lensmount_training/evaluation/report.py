@@ -19,7 +19,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from lensmount.errors import InvalidInputError
 from lensmount_adapters.adapter import Adapter
 from lensmount_adapters.backbones import Backbone
+from lensmount_training.costs import BATCH
 from lensmount_training.data import Pictures, Skipped
+from lensmount_training.depth import Sweep
 from lensmount_training.evaluation.comparing import Comparison
 from lensmount_training.evaluation.curves import Points
 from lensmount_training.evaluation.judging import Evaluation
@@ -49,7 +51,7 @@ class Report:
     """What is told of an adapter.
 
     `part` says what the pictures were and how often they were looked at before; `facts` where adapter and data come
-    from, in the order in which they are shown.
+    from, in the order in which they are shown; `depth` what several depths gave, where they were tried.
     """
 
     task: str
@@ -59,6 +61,7 @@ class Report:
     shown: tuple[Shown, ...] = ()
     comparison: Comparison | None = None
     skipped: tuple[Skipped, ...] = ()
+    depth: Sweep | None = None
 
     @property
     def verdict(self) -> Verdict:
@@ -92,6 +95,7 @@ def render(report: Report) -> str:
         mistakes=_mistakes(evaluation),
         slices=_grouped(evaluation.slices),
         skipped=report.skipped[:MOST_SKIPPED],
+        batch=BATCH,
     )
 
 
@@ -136,7 +140,7 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(percent=_percent, line=_line, jpeg=_jpeg, x=_x, y=_y)
+    environment.filters.update(percent=_percent, line=_line, jpeg=_jpeg, png=_png, x=_x, y=_y)
     return environment.get_template("report.html")
 
 
@@ -161,6 +165,10 @@ def _line(points: Points) -> str:
 
 def _jpeg(data: bytes) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
+
+
+def _png(data: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(data).decode()}"
 
 
 def _matrix(confusion: Sequence[Sequence[int]]) -> tuple[tuple[tuple[int, float], ...], ...]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import torch
 
 from lensmount.errors import InvalidInputError
 from lensmount_training.data.dataset import Pictures
+from lensmount_training.saving import save
 from lensmount_training.strategies.strategy import Problem, Settings
 
 FILE = "training.pt"
@@ -53,26 +53,7 @@ class Checkpoint:
         """Replace what was saved; raises InvalidInputError when the disk can not hold it."""
         if self._path is None:
             return
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            _write({**state, "identity": json.dumps(self._identity)}, self._path)
-        except OSError as error:
-            message = f"the checkpoint can not be written: {error.strerror}"
-            raise InvalidInputError(message, field="checkpoints", value=self._path, fix="free some space") from error
-
-
-def _write(state: dict[str, Any], path: Path) -> None:
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        save({**state, "identity": json.dumps(self._identity)}, self._path, "the checkpoint")
 
 
 def _identity(problem: Problem) -> dict[str, Any]:
