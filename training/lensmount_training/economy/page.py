@@ -14,7 +14,7 @@ from lensmount_training.economy.cells import ALL, Cell, Measured
 
 WORDS = {
     "features": "feature extraction",
-    "lora": "LoRA",
+    "lora": "LoRA (last half)",
     "finetune": "progressive unfreezing",
     "full": "full fine-tuning",
     "scratch": "from scratch",
