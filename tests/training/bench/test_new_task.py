@@ -25,8 +25,9 @@ def own(setting: Settings, monkeypatch: pytest.MonkeyPatch) -> Setting:
     """A training that takes no time; the server that gets its package is a real one."""
     made = setting("test_vit")
 
-    def train(recipe: Recipe, out: Path, *, cache: Path) -> SimpleNamespace:
+    def train(recipe: Recipe, out: Path, *, cache: Path, openings: Path) -> SimpleNamespace:
         assert not any(cache.iterdir())
+        assert openings.parent == made.scratch  # never the user's own
         pictures = [path for path in recipe.data.rglob("*") if path.is_file()]
         assert len(pictures) == new_task.LABELS * new_task.EACH
         assert (recipe.backbone, recipe.weights, recipe.audit) == ("test_vit", made.weights, True)
