@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from lensmount_training.chooser import FAR, FEW, MANY, gain, propose
+from lensmount_training.chooser import FAR, FEW, MANY, gain, leaves_room, propose
 
 
 @pytest.mark.parametrize(
@@ -84,3 +84,13 @@ def test_several_labels_a_picture_count_one_by_one() -> None:
     better, worse = torch.ones(50, 4), torch.ones(50, 4)
     worse[:, 0] = -1
     assert gain(better, worse, targets, "multi_label", 0).difference == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(("wrong", "room"), [(0, False), (1, False), (10, True)])
+def test_where_nobody_could_be_shown_to_be_better_there_is_no_room(wrong: int, room: bool) -> None:
+    targets = torch.arange(40) % 2
+    logits = torch.nn.functional.one_hot(targets, 2).float()
+    logits[:wrong] = 1 - logits[:wrong]
+    assert leaves_room(logits, targets, "single_label", 0) == room
+    several = torch.stack((targets, 1 - targets), 1)
+    assert leaves_room(logits.flip(1) - 0.5, several, "multi_label", 0) == room

@@ -417,6 +417,7 @@ def test_auto_tries_what_the_data_call_for_and_keeps_what_is_worth_it(
 ) -> None:
     monkeypatch.setattr(chooser, "FEW", smallest)
     monkeypatch.setattr(workflow, "domain_distance", lambda *_: Distance(0.1, "near", ""))
+    monkeypatch.setattr(learning, "leaves_room", lambda *_: True)
     run = train(recipe(digits, "auto", rank=4, epochs=1, last=2), tmp_path / "digit", backbone=backbone)
     tried = [own.learned.name for own in run.choice.candidates]
     assert tried == (["features", "finetune", "lora"] if smallest == 1 else ["features"])
@@ -438,6 +439,11 @@ def test_auto_edits_as_deep_as_measurement_says_and_trains_no_depth_twice(
 
     monkeypatch.setattr(Lora, "train", counted)
     monkeypatch.setattr(workflow, "domain_distance", lambda *_: Distance(0.9, "far", ""))
+    quick = train(recipe(digits, "auto", epochs=4), tmp_path / "good", backbone=backbone)
+    assert [own.learned.name for own in quick.choice.candidates] == ["features"]  # the digits leave no room
+    assert "nothing could be shown to be better" in quick.choice.reason
+    assert not trained
+    monkeypatch.setattr(learning, "leaves_room", lambda *_: True)
     run = train(recipe(digits, "auto", epochs=4), tmp_path / "digit", backbone=backbone)
     depth = run.choice.depth
     assert depth is not None

@@ -75,6 +75,12 @@ def gain(candidate: Tensor, baseline: Tensor, targets: Tensor, kind: Kind, seed:
     return Gain(float(better.mean()), float(low), float(high))
 
 
+def leaves_room(baseline: Tensor, targets: Tensor, kind: Kind, seed: int) -> bool:
+    """Whether an adapter that is always right would be kept; where not, nothing that is trained could be."""
+    wanted = targets if kind == "multi_label" else torch.nn.functional.one_hot(targets, baseline.shape[1])
+    return gain(wanted.float() - 0.5, baseline, targets, kind, seed).kept
+
+
 def _right(logits: Tensor, targets: Tensor, kind: Kind) -> Tensor:
     """For each picture: 1 or 0 for single-label, for multi-label the share of labels that are right."""
     if kind == "multi_label":

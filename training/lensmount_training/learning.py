@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from lensmount_training.chooser import BASELINE, LORA, Gain, gain, propose
+from lensmount_training.chooser import BASELINE, LORA, Gain, gain, leaves_room, propose
 from lensmount_training.context import Context
 from lensmount_training.depth import Sweep, sweep, usual_depths
 from lensmount_training.evaluation.predicting import predict_adapter
@@ -48,6 +48,9 @@ def learn(recipe: Recipe, problem: Problem, domain: str | None, context: Context
     """
     baseline = _stage(strategy_of(recipe, BASELINE), problem, context)
     names, full, reason = _asked(recipe, problem, domain)
+    shown = baseline.validation, problem.validation.targets
+    if recipe.strategy == AUTO and names and not leaves_room(*shown, problem.kind, problem.seed):
+        names, reason = (), f"{reason}; but a head alone is so good that nothing could be shown to be better"
     context.progress.say(reason)
     candidates = [Candidate(baseline)]
     depth: Sweep | None = None
