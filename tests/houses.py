@@ -18,7 +18,8 @@ from factories import pictures
 from lensmount.archive import open_archive
 from lensmount_adapters.adapter import Adapter
 from lensmount_server.catalog import Catalog
-from lensmount_server.engine.runtime import Engine, Job
+from lensmount_server.engine.jobs import Job
+from lensmount_server.engine.runtime import Engine
 from lensmount_server.frames import Answer, Frame, Still, VersionId, Want
 from lensmount_server.gate import Check
 from lensmount_server.hotset import HotLimits, HotSet

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from factories import pictures
 from lensmount_adapters.adapter import Adapter
-from lensmount_server.engine.runtime import Engine, Job
+from lensmount_server.engine.jobs import Job
+from lensmount_server.engine.runtime import Engine
 from lensmount_server.engine.settings import EngineSettings
 from lensmount_server.export.triton import export_triton
 from lensmount_server.frames import Still

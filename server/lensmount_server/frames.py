@@ -86,7 +86,7 @@ class Still:
         """As training prepares it."""
         if needs_scaling(self.height, self.width, preprocessing):
             return preprocessing.prepare(self.pixels)
-        return cut_out(self.pixels, preprocessing)
+        return cut_out([self.pixels], preprocessing)[0]
 
     def jpeg(self) -> bytes:
         """As JPEG."""

@@ -23,7 +23,8 @@ from lensmount_adapters.outcome import decide, probabilities
 from lensmount_adapters.pictures import Pixels
 from lensmount_adapters.preprocessing import Preprocessing
 from lensmount_server.defects import known
-from lensmount_server.engine.runtime import Engine, Job
+from lensmount_server.engine.jobs import Job
+from lensmount_server.engine.runtime import Engine
 from lensmount_server.frames import Answer, Frame, Picture, Ran, Ready, Still, VersionId, Want
 from lensmount_server.handover import Handover
 from lensmount_server.mounts import Leases, Mounted, Mounts

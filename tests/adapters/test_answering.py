@@ -13,8 +13,9 @@ from factories import pictures, random_backbone
 from lensmount_adapters.adapter import Adapter
 from lensmount_adapters.answering import answer, answer_each, logits_of, run_segments
 from lensmount_adapters.backbones.backbone import fingerprint
+from lensmount_server.engine.jobs import Job
 from lensmount_server.engine.reference import ReferenceExecutor
-from lensmount_server.engine.runtime import Engine, Job
+from lensmount_server.engine.runtime import Engine
 from lensmount_server.frames import Still
 
 KINDS = {

@@ -15,7 +15,8 @@ from lensmount_adapters.admission import STEPS, Admitted, Passed, admit
 from lensmount_adapters.archive import unpack
 from lensmount_adapters.backbones import Backbone
 from lensmount_adapters.golden import compare_logits
-from lensmount_server.engine.runtime import Engine, Job
+from lensmount_server.engine.jobs import Job
+from lensmount_server.engine.runtime import Engine
 from lensmount_server.frames import Still
 
 # An error goes into one message of gRPC, and a person reads it.

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from lensmount.errors import DeadlineError, NotFoundError, ServerError, TooLargeError
-from lensmount_server.engine.runtime import Engine, Job
+from lensmount_server.engine.jobs import Job
+from lensmount_server.engine.runtime import Engine
 from lensmount_server.frames import Answer, Ready, VersionId, Want
 from lensmount_server.mounts import Mounted, Mounts
 from lensmount_server.scheduler import Scheduler

@@ -26,7 +26,8 @@ from lensmount_adapters.golden import TOLERANCE, Golden, compare_logits, write_g
 from lensmount_adapters.headers import MAX_HEADER_BYTES
 from lensmount_adapters.package import MAX_BYTES
 from lensmount_adapters.pictures import Pixels
-from lensmount_server.engine.runtime import Engine, Job
+from lensmount_server.engine.jobs import Job
+from lensmount_server.engine.runtime import Engine
 from lensmount_server.frames import Still
 from lensmount_server.gate import Admitted, Check, golden_check, inspect
 from lensmount_server.mounts import Mounts

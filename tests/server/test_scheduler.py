@@ -28,8 +28,9 @@ from lensmount.errors import (
 )
 from lensmount_adapters.preprocessing import Preprocessing
 from lensmount_server import scheduler as module
+from lensmount_server.engine.jobs import Job
 from lensmount_server.engine.reference import ReferenceExecutor
-from lensmount_server.engine.runtime import Engine, Job
+from lensmount_server.engine.runtime import Engine
 from lensmount_server.frames import Answer, Frame, Still, VersionId, Want
 from lensmount_server.mounts import Mounted, Mounts
 from lensmount_server.scheduler import Scheduler

@@ -26,8 +26,9 @@ from lensmount_server.bench.packages import Specimen
 from lensmount_server.bench.served import packages, pair, server
 from lensmount_server.bench.setting import Setting, setting_of
 from lensmount_server.engine.cpu.executor import CpuExecutor
+from lensmount_server.engine.jobs import Job
 from lensmount_server.engine.opening import open_engine
-from lensmount_server.engine.runtime import Engine, Job
+from lensmount_server.engine.runtime import Engine
 from lensmount_server.engine.settings import EngineSettings
 from lensmount_server.frames import Still
 

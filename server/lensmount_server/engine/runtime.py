@@ -3,34 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from lensmount_adapters.adapter import Adapter
 from lensmount_adapters.backbones import Backbone
-from lensmount_adapters.preprocessing import Preprocessing
 from lensmount_server.engine.choice import PLAIN, Reasons
+from lensmount_server.engine.jobs import Job, pictures_of
 from lensmount_server.engine.plan import Pass, plan
 from lensmount_server.engine.reference import ReferenceExecutor
-from lensmount_server.frames import Picture
-
-
-@dataclass(frozen=True, eq=False)
-class Job:
-    """One frame and the adapters that shall look at it.
-
-    `prepared` holds what decoding threads already scaled; what is missing is made here. `until_s` (perf_counter) is
-    when nobody waits for it any more.
-    """
-
-    picture: Picture
-    adapters: tuple[Adapter, ...]
-    prepared: Mapping[Preprocessing, Tensor] = field(default_factory=dict)
-    until_s: float = inf
 
 
 @dataclass(frozen=True)
@@ -153,7 +137,7 @@ class Engine:
         until_s = max((job.until_s for job in jobs), default=inf)
         passes = tuple(replace(work, until_s=until_s) for work in passes)
         # Nothing is read back in between: a device computes one pass while the next one is made ready.
-        logits = [each for work in passes for each in self.executor.run(work, _pictures(work, jobs))]
+        logits = [each for work in passes for each in self.executor.run(work, pictures_of(work, jobs))]
         groups = [(work, group) for work in passes for group in work.groups]
         rows: dict[tuple[int, str], Tensor] = {}
         for (work, group), own in zip(groups, self.executor.fetch(logits), strict=True):
@@ -167,12 +151,3 @@ class Engine:
     def counters(self) -> Counters:
         """A snapshot of the counters."""
         return Counters(self._batches, self._frames, self._rows, tuple(self.executor.segment_rows))
-
-
-def _pictures(work: Pass, jobs: Sequence[Job]) -> Tensor:
-    return torch.stack([_prepared(jobs[place], work.preprocessing) for place in work.frames])
-
-
-def _prepared(job: Job, preprocessing: Preprocessing) -> Tensor:
-    ready = job.prepared.get(preprocessing)
-    return job.picture.prepare(preprocessing) if ready is None else ready

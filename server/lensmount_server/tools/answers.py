@@ -11,7 +11,8 @@ from lensmount_adapters.backbones import Backbone
 from lensmount_adapters.outcome import decide, probabilities
 from lensmount_adapters.package import Package
 from lensmount_adapters.pictures import Pixels
-from lensmount_server.engine.runtime import Engine, Job
+from lensmount_server.engine.jobs import Job
+from lensmount_server.engine.runtime import Engine
 from lensmount_server.frames import Still
 
 

@@ -15,8 +15,9 @@ from lensmount_adapters.admission import Admitted, admit_to, look_at
 from lensmount_adapters.backbones import Backbone, load_backbone
 from lensmount_adapters.manifest import Manifest
 from lensmount_adapters.pictures import Pixels
+from lensmount_server.engine.jobs import Job
 from lensmount_server.engine.opening import open_engine
-from lensmount_server.engine.runtime import Engine, Job
+from lensmount_server.engine.runtime import Engine
 from lensmount_server.engine.settings import EngineSettings
 from lensmount_server.frames import Still
 from lensmount_server.gate import Check, golden_check, noted, passed

@@ -14,9 +14,10 @@ from engines import Member, alone, distance, lora_member
 from factories import pictures, random_backbone, stacked
 from lensmount_adapters.adapter import Adapter
 from lensmount_adapters.backbones import Backbone
+from lensmount_server.engine.jobs import Job
 from lensmount_server.engine.plan import Pass
 from lensmount_server.engine.reference import ReferenceExecutor
-from lensmount_server.engine.runtime import Engine, Executor, Job
+from lensmount_server.engine.runtime import Engine, Executor
 from lensmount_server.frames import Still
 
 SHOTS = pictures(3)

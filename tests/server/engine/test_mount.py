@@ -15,7 +15,8 @@ from factories import pictures, random_backbone, stacked
 from lensmount.errors import IncompatibleError
 from lensmount_adapters.adapter import Adapter
 from lensmount_adapters.lora import LoraDelta
-from lensmount_server.engine.runtime import Engine, Job
+from lensmount_server.engine.jobs import Job
+from lensmount_server.engine.runtime import Engine
 from lensmount_server.frames import Still
 
 SHOTS = pictures(4)

@@ -15,9 +15,9 @@ from lensmount.errors import InvalidInputError
 from lensmount_adapters.backbones import Backbone
 from lensmount_server.engine.cpu import costs
 from lensmount_server.engine.cpu.executor import CpuExecutor
+from lensmount_server.engine.jobs import Job
 from lensmount_server.engine.opening import choose, open_engine
 from lensmount_server.engine.reference import ReferenceExecutor
-from lensmount_server.engine.runtime import Job
 from lensmount_server.engine.settings import EngineSettings
 from lensmount_server.frames import Still
 

@@ -10,9 +10,10 @@ import pytest
 from torch import Tensor
 
 from houses import LIVE, SHOTS, opened, stock
+from lensmount_server.engine.jobs import Job
 from lensmount_server.engine.plan import Pass
 from lensmount_server.engine.reference import ReferenceExecutor
-from lensmount_server.engine.runtime import Engine, Job
+from lensmount_server.engine.runtime import Engine
 from lensmount_server.frames import Frame, Still
 from lensmount_server.mounts import Mounts
 from lensmount_server.scheduling import Terms

@@ -17,7 +17,7 @@ from lensmount.errors import UnavailableError
 from lensmount.v1 import inference_pb2
 from lensmount_adapters.pictures import Pixels
 from lensmount_server import app
-from lensmount_server.engine.runtime import Job
+from lensmount_server.engine.jobs import Job
 from lensmount_server.frames import Ready
 from lensmount_server.scheduler import Scheduler
 from lensmount_server.scheduling import MAX_WAITING

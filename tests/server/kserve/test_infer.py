@@ -22,8 +22,6 @@ from lensmount_adapters.manifest import read_manifest
 from lensmount_adapters.outcome import decide
 from lensmount_adapters.package import read_package
 from lensmount_adapters.pictures import Pixels, decode_picture
-from lensmount_server.frames import Still
-from lensmount_server.unscaled import needs_scaling
 from serving import CLOSE, Kit, Served, raw_frame, refs, scores_of
 
 SHOTS = pictures(5, seed=12)
@@ -63,15 +61,6 @@ async def test_pixels_of_any_size(live: Served, client: Any, size: tuple[int, in
     (shot,) = pictures(1, seed=3, size=size)
     result = await client.infer("defect", shots_of(shot))
     assert np.array_equal(result.as_numpy("scores"), [await own_scores(live, shot)])
-
-
-@pytest.mark.parametrize("crop_pct", [1.0, 0.875])
-@pytest.mark.parametrize("size", [(160, 160), (182, 182), (160, 200), (182, 230), (300, 182)])
-def test_what_needs_no_scaling_is_what_training_prepares(kit: Kit, size: tuple[int, int], crop_pct: float) -> None:
-    (shot,) = pictures(1, seed=4, size=size)
-    preprocessing = kit.backbone.preprocessing.model_copy(update={"crop_pct": crop_pct})
-    assert needs_scaling(*size, preprocessing) == (min(size) != {1.0: 160, 0.875: 182}[crop_pct])
-    assert np.array_equal(Still(shot).prepare(preprocessing), preprocessing.prepare(shot))
 
 
 @pytest.mark.parametrize("format_", ["PNG", "JPEG", "WEBP", "BMP"])

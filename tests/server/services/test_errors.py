@@ -16,7 +16,8 @@ from tritonclient.grpc import service_pb2
 from factories import pictures
 from lensmount.errors import InvalidInputError, LensmountError, ServerError, TooLargeError
 from lensmount.v1 import adapters_pb2, inference_pb2, sources_pb2
-from lensmount_server.engine.runtime import Engine, Job
+from lensmount_server.engine.jobs import Job
+from lensmount_server.engine.runtime import Engine
 from lensmount_server.registry import Registry
 from lensmount_server.services import convert
 from lensmount_server.services.errors import MAX_MESSAGE_BYTES, TRANSPORT_BYTES

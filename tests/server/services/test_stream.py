@@ -14,7 +14,8 @@ from torch import Tensor
 from factories import pictures
 from lensmount.v1 import common_pb2, inference_pb2
 from lensmount_adapters.pictures import Pixels, decode_picture
-from lensmount_server.engine.runtime import Engine, Job
+from lensmount_server.engine.jobs import Job
+from lensmount_server.engine.runtime import Engine
 from lensmount_server.video.decoder import Codec, PacketDecoder
 from opened import pixels_of
 from serving import (

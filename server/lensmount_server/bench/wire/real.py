@@ -21,8 +21,9 @@ from lensmount_server.bench.wire.front import pictures
 from lensmount_server.bench.wire.load import Finding, Order
 from lensmount_server.bench.wire.loading import loading
 from lensmount_server.bench.wire.turns import OTHER, OURS, Run, Setting, in_turns, repeated
+from lensmount_server.engine.jobs import Job
 from lensmount_server.engine.opening import open_engine
-from lensmount_server.engine.runtime import Engine, Job
+from lensmount_server.engine.runtime import Engine
 from lensmount_server.export.triton import export_triton
 from lensmount_server.frames import Still
 from lensmount_server.scheduling import MAX_BATCH, best_batch
