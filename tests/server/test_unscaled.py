@@ -56,7 +56,13 @@ def test_many_are_cut_as_each_is(kit: Kit, crop_pct: float, count: int) -> None:
 def test_the_pictures_of_a_pass_come_in_its_order_however_each_came(kit: Kit) -> None:
     adapter, preprocessing = kit.defect[0].adapter, kit.backbone.preprocessing
     own = shots([(168, 168), (90, 120), (168, 200), (168, 168), (200, 161)])
-    assert [needs_scaling(*shot.shape[:2], preprocessing) for shot in own] == [False, True, False, False, True]
+    assert [needs_scaling(shot.shape[0], shot.shape[1], preprocessing) for shot in own] == [
+        False,
+        True,
+        False,
+        False,
+        True,
+    ]
     rows = [preprocessing.prepare(shot) for shot in own]
     ways = [
         Job(Still(own[0]), (adapter,)),

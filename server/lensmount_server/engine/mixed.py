@@ -52,9 +52,9 @@ def run_tail(backbone: Backbone, entering: Sequence[tuple[Group, Tensor]]) -> di
     return {span.group: x.float() for span, x in rows if span.group}
 
 
-def select(have: tuple[int, ...], want: tuple[int, ...]) -> slice | list[int]:
-    """How to index rows `have` to get rows `want`; a slice (no copy) when they are the same."""
-    return slice(None) if have == want else [have.index(frame) for frame in want]
+def taken(x: Tensor, have: tuple[int, ...], want: tuple[int, ...]) -> Tensor:
+    """The rows `want` of an `x` that has the rows `have`; `x` itself when they are the same."""
+    return x if have == want else x[[have.index(frame) for frame in want]]
 
 
 def _apart(segment: Segment, index: int, span: Span) -> bool:

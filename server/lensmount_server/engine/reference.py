@@ -14,7 +14,7 @@ from torch import Tensor
 from lensmount_adapters.adapter import Adapter
 from lensmount_adapters.backbones import Backbone
 from lensmount_adapters.heads import run_head
-from lensmount_server.engine.mixed import Rows, Span, run_segment, select
+from lensmount_server.engine.mixed import Rows, Span, run_segment, taken
 from lensmount_server.engine.plan import Pass
 from lensmount_server.engine.probes import Probes
 from lensmount_server.engine.trial import Trial
@@ -75,9 +75,8 @@ class ReferenceExecutor:
         for group in work.groups:
             source = group if group in own else None
             frames, features = own[source]
-            chosen = select(frames, group.frames)
-            head = group.adapter.head
-            logits.append(run_head(head, self.backbone, features[chosen], pooled[source][chosen]))
+            own_features, own_pooled = (taken(x, frames, group.frames) for x in (features, pooled[source]))
+            logits.append(run_head(group.adapter.head, self.backbone, own_features, own_pooled))
         return logits
 
 
@@ -87,7 +86,7 @@ def _fork(work: Pass, index: int, rows: Rows) -> Rows:
     still = work.shared_after(index)
     for group in work.groups:
         if group.adapter.fork == index:
-            own.append((Span(group, group.frames), shared[select(span.frames, group.frames)]))
+            own.append((Span(group, group.frames), taken(shared, span.frames, group.frames)))
     if not still:
         return own
-    return [(Span(None, still), shared[select(span.frames, still)]), *own]
+    return [(Span(None, still), taken(shared, span.frames, still)), *own]

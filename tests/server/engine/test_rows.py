@@ -146,8 +146,8 @@ def test_an_engine_that_is_off_by_one_row_is_caught(zoo: Zoo, monkeypatch: pytes
 
 
 def test_an_engine_that_picks_other_frames_is_caught(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
-    def backwards(have: tuple[int, ...], want: tuple[int, ...]) -> list[int]:
-        return [have.index(frame) for frame in reversed(want)]
+    def backwards(x: Tensor, have: tuple[int, ...], want: tuple[int, ...]) -> Tensor:
+        return x[[have.index(frame) for frame in reversed(want)]]
 
-    monkeypatch.setattr(reference, "select", backwards)
+    monkeypatch.setattr(reference, "taken", backwards)
     assert max(distances(zoo, EVERYTHING)) > FAR

@@ -25,7 +25,7 @@ from lensmount_server.engine.cpu.tails import Tails
 from lensmount_server.engine.cpu.trunk import Trunk
 from lensmount_server.engine.cpu.units import Compiler, LoraUnit, Options, Unit, Work
 from lensmount_server.engine.lowered import DTYPES, lowered
-from lensmount_server.engine.mixed import run_tail, select
+from lensmount_server.engine.mixed import run_tail, taken
 from lensmount_server.engine.plan import Group, Pass
 from lensmount_server.engine.probes import relative_error
 from lensmount_server.engine.ranges import SegmentRange
@@ -134,14 +134,15 @@ class CpuExecutor:
         frames, x, position = tuple(range(len(work.frames))), pictures, 0
         for fork in work.forks:
             still = work.shared_after(fork - 1)
-            x = self._run_trunk(position, fork, x[select(frames, still)], work)
+            x = self._run_trunk(position, fork, taken(x, frames, still), work)
             frames, position = still, fork
-            rows = {group: select(frames, group.frames) for group in work.groups if group.adapter.fork == fork}
+            own = {group: taken(x, frames, group.frames) for group in work.groups if group.adapter.fork == fork}
             if fork == len(self.backbone.segments):
                 pooled = self.backbone.pool(x)
-                logits.update({group: self._head(group, x[own], pooled[own]) for group, own in rows.items()})
+                for group, features in own.items():
+                    logits[group] = self._head(group, features, taken(pooled, frames, group.frames))
             else:
-                entering += [(group, x[own].contiguous()) for group, own in rows.items()]
+                entering += [(group, features.contiguous()) for group, features in own.items()]
         for group, features in self._run_tails(entering).items():
             logits[group] = self._head(group, features, self.backbone.pool(features))
         return [logits[group] for group in work.groups]

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,7 +40,8 @@ class Lanes:
 
         Raises what the first unit that fails raises, when all lanes are done.
         """
-        outs = [torch.empty((len(work.x), *work.unit.row_shape)) for work in works]
+        # As numpy's: torch gives Python's lock away for it, and a busy event loop keeps that for a while.
+        outs = [torch.from_numpy(np.empty((len(work.x), *work.unit.row_shape), np.float32)) for work in works]
         if not works:
             return outs
         if len(works) == 1 and len(works[0].x) == 1 and works[0].unit.run_wide(works[0].x, outs[0]):
@@ -75,9 +77,13 @@ def _cut(works: Sequence[Work], outs: Sequence[Tensor], lanes: int) -> list[_Chu
     cut = []
     for work, out in zip(works, outs, strict=True):
         sizes = chunks(len(work.x), work.unit.buckets, limit)
-        for x, part in zip(torch.split(work.x, sizes), torch.split(out, sizes), strict=True):
+        for x, part in zip(_parts(work.x, sizes), _parts(out, sizes), strict=True):
             cut.append(_Chunk(work.unit, x, part, len(x) * work.weight))
     return cut
+
+
+def _parts(x: Tensor, sizes: list[int]) -> Sequence[Tensor]:
+    return [x] if len(sizes) == 1 else torch.split(x, sizes)
 
 
 def _run(lane: Sequence[_Chunk]) -> None:
