@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lensmount.errors import LensmountError, UnavailableError
 from lensmount_adapters.adapter import Adapter
-from lensmount_adapters.outcome import decide, probabilities
+from lensmount_adapters.outcome import decide
 from lensmount_adapters.pictures import Pixels
 from lensmount_adapters.preprocessing import Preprocessing
 from lensmount_server.defects import known
@@ -41,6 +41,7 @@ from lensmount_server.scheduling import (
     Ticket,
     best_batch,
 )
+from lensmount_server.scoring import Row, scored
 from lensmount_server.turnstile import Turnstile
 
 # How long a registration's picture waits for a moment in which nobody needs the engine.
@@ -54,10 +55,10 @@ Resolve = Callable[[Leases], tuple[Mounted, ...]]
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What came of one waiting frame: the adapters that ran, their logits, the times in ms, and the batch."""
+    """What came of one waiting frame: the adapters that ran, their rows, the times in ms, and the batch."""
 
     mounted: tuple[Mounted, ...]
-    logits: list[Tensor]
+    rows: list[Row]
     queue_ms: float
     inference_ms: float
     ran: Ran
@@ -114,9 +115,7 @@ class Scheduler:
         making = frame.picture.prepared(_preprocessings(mounted))
         prepared = await self._turnstile.through(terms.source, making)
         outcome = await self._run(ticket, frame.picture, prepared, lambda leases: tuple(map(leases.resolve, wants)))
-        return [
-            _answer(mounted, logits, outcome) for mounted, logits in zip(outcome.mounted, outcome.logits, strict=True)
-        ]
+        return [_answer(mounted, row, outcome) for mounted, row in zip(outcome.mounted, outcome.rows, strict=True)]
 
     async def answer_alike(
         self, pictures: Sequence[Picture], want: Want, terms: Terms, arrived_s: float
@@ -138,7 +137,7 @@ class Scheduler:
         finally:
             for ticket, waiting in entered:
                 self._leave(ticket, waiting)
-        return [_answer(outcome.mounted[0], outcome.logits[0], outcome) for outcome in outcomes]
+        return [_answer(outcome.mounted[0], outcome.rows[0], outcome) for outcome in outcomes]
 
     async def logits(self, pixels: Pixels, adapter: Adapter) -> Tensor:
         """The logits (labels,) of one adapter that need not be live, through the same path.
@@ -150,7 +149,7 @@ class Scheduler:
         prepared = await picture.prepared(_preprocessings(mounted))
         await self._quiet_moment()
         ticket = Ticket(REGISTRATION, 1, arrived_s=time.perf_counter())
-        return (await self._run(ticket, picture, prepared, lambda _: mounted)).logits[0]
+        return (await self._run(ticket, picture, prepared, lambda _: mounted)).rows[0].logits
 
     async def _quiet_moment(self) -> None:
         if self._closed or time.perf_counter() - self._last_batch_s > PATIENCE_S:
@@ -251,16 +250,16 @@ class Scheduler:
                 waiting.future.set_exception(known(error))
         return chosen
 
-    def _run_engine(self, jobs: Sequence[Job]) -> list[list[Tensor]]:
-        return self.engine.run(jobs)
+    def _run_engine(self, jobs: Sequence[Job]) -> list[list[Row]]:
+        return scored(jobs, self.engine.run(jobs))
 
     async def _compute(self, chosen: Sequence[Chosen]) -> list[Outcome | LensmountError]:
         """What the engine says of each; a failed batch runs again one by one, so that only the culprit fails."""
         start = time.perf_counter()
         jobs = [Job(w.picture, tuple(m.adapter for m in mounted), w.prepared, w.until_s) for w, mounted in chosen]
         try:
-            logits = await self._thread.run(jobs)
-            triples = [(waiting, mounted, rows) for (waiting, mounted), rows in zip(chosen, logits, strict=True)]
+            ran_rows = await self._thread.run(jobs)
+            triples = [(waiting, mounted, rows) for (waiting, mounted), rows in zip(chosen, ran_rows, strict=True)]
         except Exception as error:  # noqa: BLE001 - whatever torch raises must reach the callers, not end the loop
             if len(chosen) == 1:
                 return [known(error)]
@@ -301,14 +300,13 @@ def _preprocessings(mounted: Sequence[Mounted]) -> set[Preprocessing]:
     return {each.adapter.manifest.preprocessing for each in mounted}
 
 
-def _answer(mounted: Mounted, logits: Tensor, outcome: Outcome) -> Answer:
+def _answer(mounted: Mounted, row: Row, outcome: Outcome) -> Answer:
     manifest = mounted.adapter.manifest
-    scores = tuple(probabilities(manifest, logits).tolist())
     return Answer(
         adapter=mounted.id,
         labels=tuple(manifest.labels),
-        scores=scores,
-        decision=decide(manifest, scores),
+        scores=row.scores,
+        decision=decide(manifest, row.scores),
         queue_ms=outcome.queue_ms,
         inference_ms=outcome.inference_ms,
         ran=outcome.ran,

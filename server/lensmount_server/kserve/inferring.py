@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 from lensmount.errors import LensmountError, NotFoundError
@@ -16,18 +15,11 @@ from lensmount_server.hotset import Mounted
 from lensmount_server.kserve import models
 from lensmount_server.kserve.errors import as_triton
 from lensmount_server.kserve.inputs import is_typed, pictures
+from lensmount_server.kserve.neighbours import Caller
 from lensmount_server.kserve.outputs import requested, response
 from lensmount_server.kserve.parameters import terms
 from lensmount_server.kserve.shared_memory import Memory, Regions
 from lensmount_server.kserve.statistics import Statistics, Times
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who asks: the address, and what tells the user behind it, which raises where nobody knows."""
-
-    peer: str
-    user: Callable[[], int]
 
 
 class Inferring:

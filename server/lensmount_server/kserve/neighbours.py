@@ -26,6 +26,23 @@ _UID_AT = _HEADER.size + 4 + 48 + 12
 _PEER = re.compile(r"ipv[46]:\[?([0-9a-fA-F:.]+)\]?:([0-9]{1,5})")
 
 
+class Caller:
+    """Who asks: the address as gRPC tells it, and the user behind it."""
+
+    __slots__ = ("_own_port", "_user", "peer")
+
+    def __init__(self, peer: str, own_port: int) -> None:
+        self.peer = peer
+        self._own_port = own_port
+        self._user: int | None = None
+
+    def user(self) -> int:
+        """The user's id, looked up once: a call ends with its connection. Raises as `user_behind`."""
+        if self._user is None:
+            self._user = user_behind(self.peer, self._own_port)
+        return self._user
+
+
 def user_behind(peer: str, own_port: int) -> int:
     """The user id of whoever opened the connection from `peer` (as gRPC tells it) to `own_port`.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 from tritonclient.grpc import service_pb2
@@ -17,8 +17,8 @@ from lensmount_server.defects import known
 from lensmount_server.frames import VersionId
 from lensmount_server.kserve import models
 from lensmount_server.kserve.errors import sentence
-from lensmount_server.kserve.inferring import Caller, Inferring
-from lensmount_server.kserve.neighbours import user_behind
+from lensmount_server.kserve.inferring import Inferring
+from lensmount_server.kserve.neighbours import Caller
 from lensmount_server.kserve.repository import Repository, check_repository
 from lensmount_server.kserve.shared_memory import Regions
 from lensmount_server.kserve.statistics import Statistics, Sums, told
@@ -166,9 +166,7 @@ class KServeService:
         raise _not_here("changing the log", "start `lensmount serve` with the log that you want")
 
     def _caller(self, context: Context) -> Caller:
-        peer = context.peer()
-        # A call ends with its connection: one look is enough.
-        return Caller(peer, cache(lambda: user_behind(peer, self.port)))
+        return Caller(context.peer(), self.port)
 
     async def _found(self, request: Any) -> tuple[Record, list[int]]:
         """The version that a model stands for now, and the one that is asked for, or all. Raises NotFoundError."""

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from torch import Tensor
 
 from kserving import raw_request, shots_of, stub, triton_of
 from lensmount.errors import UnavailableError
@@ -21,6 +20,7 @@ from lensmount_server.engine.jobs import Job
 from lensmount_server.frames import Ready
 from lensmount_server.scheduler import Scheduler
 from lensmount_server.scheduling import MAX_WAITING
+from lensmount_server.scoring import Row
 from serving import PATIENCE_S, Feed, Kit, Served, config, eventually, message, raw_frame, read, refused, serving
 
 
@@ -33,7 +33,7 @@ class Held(Scheduler):
         self.batches: list[list[int]] = []
         super().__init__(*given)
 
-    def _run_engine(self, jobs: Sequence[Job]) -> list[list[Tensor]]:
+    def _run_engine(self, jobs: Sequence[Job]) -> list[list[Row]]:
         if self.held:
             self.batches.append([_level(job) for job in jobs])
             assert self.may_run.acquire(timeout=PATIENCE_S)
