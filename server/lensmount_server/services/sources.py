@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 from lensmount.errors import InvalidInputError
-from lensmount.v1 import common_pb2, sources_pb2, sources_pb2_grpc
+from lensmount.v1 import sources_pb2, sources_pb2_grpc
 from lensmount_server.catalog import Catalog
-from lensmount_server.hub import MAX_QUEUE, Hub, HubItem
+from lensmount_server.hub import MAX_QUEUE, Hub, HubItem, Message
 from lensmount_server.services import convert
 from lensmount_server.services.errors import Context
 from lensmount_server.services.source_convert import changed, source, spec_of
 from lensmount_server.sources.manager import SourceManager
 from lensmount_server.sources.model import SourceSpec, SourceStatus
+from lensmount_server.workers.remote import HandedPicture
 
 DEFAULT_QUEUE = 256
 
@@ -79,20 +81,21 @@ class SourceService(sources_pb2_grpc.SourceServiceServicer):
             raise InvalidInputError("too long a queue", field="queue_size", value=size, fix=fix)
         for name in request.sources:
             self._sources.get(name)
-        pictured: set[str] = set()
         with self._hub.subscribe(request.sources, request.tasks, size, with_frames=request.with_jpeg) as subscription:
+            lost = 0
             async for item in subscription:
-                response = _response(item, with_jpeg=request.with_jpeg)
-                if request.with_jpeg and _came_before(response.result, pictured):
-                    continue
-                yield response
+                lost += item.lost
+                if not (request.with_jpeg and _came_before(item.message)):
+                    yield _response(replace(item, lost=lost), with_jpeg=request.with_jpeg)
+                    lost = 0
 
 
-def _came_before(result: common_pb2.Result, pictured: set[str]) -> bool:
-    """Whether a frame was under way when its pictures were asked for: `pictured` are the sources whose have come."""
-    if result.jpeg:
-        pictured.add(result.source)
-    return bool(result.source) and result.source not in pictured
+def _came_before(message: Message) -> bool:
+    """Whether a frame was under way when its pictures were asked for."""
+    if isinstance(message, SourceStatus) or message.frame is None:
+        return False
+    picture = message.frame.picture
+    return isinstance(picture, HandedPicture) and picture.encoded is None
 
 
 def _response(item: HubItem, *, with_jpeg: bool) -> sources_pb2.WatchResultsResponse:

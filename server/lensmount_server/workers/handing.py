@@ -108,8 +108,9 @@ class Handing:
         still = gaze.gate.is_still(picture, time.monotonic_ns())
         prepared, end, error = self._prepare(picture, () if still else request.preprocessings)
         jpeg = picture.jpeg() if request.jpeg else b""
-        if jpeg and end + len(jpeg) <= FRAME_AT + FRAME_BYTES:
-            self._block.write(end, jpeg)
+        if end + len(jpeg) > FRAME_AT + FRAME_BYTES:
+            jpeg = b""  # else what lies there from an earlier frame would be taken for it
+        self._block.write(end, jpeg)
         self._remember(frame.index, picture)
         return Handed(
             feed=self._feed,

@@ -56,12 +56,12 @@ class Wish:
 
 @dataclass(frozen=True, eq=False)
 class HandedPicture:
-    """A picture that stayed in its worker; what was asked for came along: `ready` and `encoded` (JPEG)."""
+    """A picture that stayed in its worker; what was asked for came along: `ready` and `encoded` (JPEG, or None)."""
 
     height: int
     width: int
     ready: Mapping[Preprocessing, Tensor]
-    encoded: bytes
+    encoded: bytes | None
     later: Callable[[Preprocessing], Awaitable[Tensor]] = field(repr=False)
 
     async def prepared(self, wanted: Collection[Preprocessing]) -> Mapping[Preprocessing, Tensor]:
@@ -77,7 +77,7 @@ class HandedPicture:
 
     def jpeg(self) -> bytes:
         """The frame as JPEG; b"" if nobody asked for it when it came."""
-        return self.encoded
+        return self.encoded or b""
 
 
 class RemoteFeed:
@@ -217,7 +217,7 @@ class RemoteFeed:
             ready[preprocessing] = self._tensor(at, preprocessing)
             at += ready[preprocessing].nbytes
         later = functools.partial(self._later, handed.index, error_of(handed.error))
-        encoded = bytes(self._block.read(at, handed.jpeg)) if handed.jpeg else b""
+        encoded = bytes(self._block.read(at, handed.jpeg)) if self._wish.jpeg else None
         picture = HandedPicture(handed.height, handed.width, ready, encoded, later)
         frame = Frame(picture, handed.index, handed.pts_ns, handed.capture_time_ns, handed.decode_ms)
         return Parcel(frame, Drops(*handed.lost), handed.due, handed.still)
