@@ -21,6 +21,7 @@ from lensmount_adapters.pictures import Pixels
 from lensmount_server.bench import specimens
 from lensmount_server.bench.command import bench
 from lensmount_server.bench.wire import rival, trivial
+from lensmount_server.bench.wire.answering import answering
 from lensmount_server.bench.wire.case import AGAINST_TRITON, CASES, GOALS, case_of
 from lensmount_server.bench.wire.front import order_of, pictures
 from lensmount_server.bench.wire.load import Finding
@@ -98,6 +99,7 @@ def test_beside_a_real_triton(run: Run, monkeypatch: pytest.MonkeyPatch) -> None
         assert looks_right(case, "ratio_to_triton" if against else "ratio")
         assert case["goal"] == GOALS[case["name"]]
         assert (case["beside"] == "Triton, batching, 0 ms delay, 1 instance") == against
+        assert (case["answering"] is not None) == against
     assert report["missing"] == ""
 
 
@@ -123,9 +125,9 @@ class Answering(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[
 
 
 @contextmanager
-def listening(answering: Answering) -> Iterator[str]:
+def listening(answers: Answering) -> Iterator[str]:
     server = grpc.server(ThreadPoolExecutor(4))
-    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(answering, server)
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(answers, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:
@@ -148,12 +150,25 @@ def shown() -> tuple[list[Pixels], Tensor]:
 def test_the_load_generator_sends_what_was_ordered(
     name: str, shown: tuple[list[Pixels], Tensor], tmp_path: Path
 ) -> None:
-    answering = Answering(*shown, shift=0)
-    with listening(answering) as url, loading(*shown, tmp_path) as load:
+    server = Answering(*shown, shift=0)
+    with listening(server) as url, loading(*shown, tmp_path) as load:
         found = load.run(order_of(name, url, "wire", 40))
-    assert answering.calls == len(found.latencies_ms) == (40 if name.endswith("16") else 10)
+    assert server.calls == len(found.latencies_ms) == (40 if name.endswith("16") else 10)
     assert found.wrong == 0
     assert max(found.latencies_ms) <= found.seconds * 1e3
+
+
+@pytest.mark.parametrize("name", AGAINST_TRITON)
+def test_the_server_that_only_answers_is_right(name: str, shown: tuple[list[Pixels], Tensor], tmp_path: Path) -> None:
+    with loading(*shown, tmp_path) as load, answering(load.held, tmp_path / "answering.log") as url:
+        found = load.run(order_of(name, url, "wire", 40))
+    assert (found.wrong, len(found.latencies_ms)) == (0, 40 if name.endswith("16") else 10)
+
+
+def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
+    (tmp_path / "none.npz").write_text("nothing")
+    with pytest.raises(ServerError, match="did not start"), answering(tmp_path / "none.npz", tmp_path / "log"):
+        pass
 
 
 @pytest.mark.parametrize("name", ["unary_16", "stream_16"])

@@ -34,6 +34,7 @@ class Case:
     """One row: ours, and what it is `beside`.
 
     `ratio` is our requests a second through the other's, the median of round-by-round ratios with their quartiles.
+    `answering` is a server in Python that computes nothing, in the same rounds: what gRPC leaves room for.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Case:
     ratio_high: float
     goal: float | None
     tried: Mapping[str, float] = field(default_factory=dict)
+    answering: Side | None = None
 
     @property
     def reached(self) -> bool | None:
@@ -68,11 +70,13 @@ def case_of(
     ours: Sequence[Finding],
     other: Sequence[Finding],
     tried: Mapping[str, float] | None = None,
+    answering: Sequence[Finding] = (),
 ) -> Case:
     """The case of rounds, in which one of each side ran beside one of the other's."""
     ratio = spread([rate(a) / rate(b) for a, b in zip(ours, other, strict=True)])
     middle, low, high = (round(value, 3) for value in (ratio.median, ratio.low, ratio.high))
-    return Case(name, beside, _side(ours), _side(other), middle, low, high, GOALS[name], tried or {})
+    bare = _side(answering) if answering else None
+    return Case(name, beside, _side(ours), _side(other), middle, low, high, GOALS[name], tried or {}, bare)
 
 
 def rate(found: Finding) -> float:

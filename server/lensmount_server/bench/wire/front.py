@@ -18,10 +18,11 @@ from lensmount_server.bench import specimens
 from lensmount_server.bench.packages import Writer
 from lensmount_server.bench.served import server
 from lensmount_server.bench.wire import rival, tritonserver, trivial
+from lensmount_server.bench.wire.answering import answering
 from lensmount_server.bench.wire.case import AGAINST_TRITON, Case, case_of, rate
 from lensmount_server.bench.wire.load import Finding, Order
 from lensmount_server.bench.wire.loading import Loading, loading
-from lensmount_server.bench.wire.turns import OTHER, OURS, Setting, in_turns
+from lensmount_server.bench.wire.turns import ANSWERING, OTHER, OURS, Setting, in_turns
 
 TASK, PICTURES, TRIES = "wire", 4, 3
 # A picture's colours change every so many pixels.
@@ -32,11 +33,12 @@ SEQUENTIAL = 4
 
 @dataclass(frozen=True)
 class Fronts:
-    """Both servers, ready; Triton with a model for each of the forms."""
+    """Both servers, ready; Triton with a model for each of the forms; and one that only answers."""
 
     loading: Loading
     ours: str
     triton: str
+    answering: str
     setting: Setting
 
     def measure(self, name: str) -> Case:
@@ -46,10 +48,11 @@ class Fronts:
         sides = {
             OURS: partial(self._run, name, self.ours, TASK),
             OTHER: partial(self._run, name, self.triton, best.model),
+            ANSWERING: partial(self._run, name, self.answering, TASK),
         }
         found = in_turns(sides, self.setting.rounds, partial(self.setting.tell, name))
         told = {str(form): round(each, 1) for form, each in tried.items()}
-        return case_of(name, f"Triton, {best}", found[OURS], found[OTHER], told)
+        return case_of(name, f"Triton, {best}", found[OURS], found[OTHER], told, found[ANSWERING])
 
     def _tried(self, name: str, form: rival.Form) -> float:
         """Requests a second of one of Triton's forms, after a run that does not count."""
@@ -83,7 +86,9 @@ def _fronts(setting: Setting, triton: tritonserver.Installed, scratch: Path) -> 
         rival.write(repository, scratch / f"{backbone.name}.safetensors", settings, rival.FORMS)
         models = [form.model for form in rival.FORMS]
         url = stack.enter_context(tritonserver.running(triton, repository, models, scratch))
-        yield Fronts(stack.enter_context(_loading(backbone, ours, scratch)), ours, url, setting)
+        load = stack.enter_context(_loading(backbone, ours, scratch))
+        bare = stack.enter_context(answering(load.held, scratch / "answering.log"))
+        yield Fronts(load, ours, url, bare, setting)
 
 
 @contextmanager

@@ -21,9 +21,10 @@ STOP_S = 10.0
 
 
 class Loading:
-    """Orders to a load generator."""
+    """Orders to a load generator; `held` is the file that it read."""
 
-    def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
+    def __init__(self, process: subprocess.Popen[str], held: Path, log: Path) -> None:
+        self.held = held
         self._process = process
         self._log = log
 
@@ -57,7 +58,7 @@ def loading(pictures: Sequence[Pixels], expected: Tensor, scratch: Path) -> Iter
         ) as process,
     ):
         try:
-            yield Loading(process, log)
+            yield Loading(process, held, log)
         finally:
             if process.stdin is not None:
                 process.stdin.close()

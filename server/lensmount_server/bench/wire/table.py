@@ -7,11 +7,25 @@ from rich.table import Table
 from lensmount_server.bench.wire.case import AGAINST_TRITON, Case
 from lensmount_server.bench.wire.running import Report
 
-COLUMNS = ("a second", "p50 ms", "p99 ms", "its a second", "p50 ms", "p99 ms", "ratio", "quartiles", "goal")
+COLUMNS = (
+    "a second",
+    "p50 ms",
+    "p99 ms",
+    "its a second",
+    "p50 ms",
+    "p99 ms",
+    "ratio",
+    "quartiles",
+    "goal",
+    "only answering",
+)
 
 
 def table_of(report: Report) -> Table:
-    """Requests (pictures) a second and latencies of both sides, the ratio with quartiles, and the goal."""
+    """Requests (pictures) a second and latencies of both sides, the ratio with quartiles, and the goal.
+
+    `only answering`: requests a second of a Python server that computes nothing.
+    """
     title = f"{report.threads} cores; medians of {report.rounds} rounds, both sides in turns"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     table.add_column("case")
@@ -35,4 +49,5 @@ def _cells(case: Case) -> list[str]:
         for side in (case.ours, case.other)
         for figure in (side.requests_per_second, side.p50_ms, side.p99_ms)
     ]
-    return [case.name, *figures, ratio, f"{case.ratio_low:.2f}–{case.ratio_high:.2f}", goal, case.beside]
+    spread, bare = f"{case.ratio_low:.2f}–{case.ratio_high:.2f}", case.answering
+    return [case.name, *figures, ratio, spread, goal, f"{bare.requests_per_second:.0f}" if bare else "", case.beside]

@@ -11,7 +11,7 @@ from lensmount_server.bench.wire.load import Finding
 from lensmount_server.engine.settings import EngineSettings
 
 Run = Callable[[], Finding]
-OURS, OTHER = "ours", "other"
+OURS, OTHER, ANSWERING = "ours", "other", "answering"
 
 
 @dataclass(frozen=True)
