@@ -195,6 +195,23 @@ def test_what_can_not_work_is_told_before_anything_is_read(
     assert not list(Path().glob("runs/*"))
 
 
+def test_a_dry_run_goes_where_the_run_would_go_on(digits: Path, small: list[object]) -> None:
+    words = [digits, "--task", "digit", *small, *PLAIN, "--strategy", "features"]
+
+    def planned(*more: str) -> str:
+        result = invoke(*words, *more, "--dry-run", "--json")
+        assert result.exit_code == 0, result.output
+        return str(json.loads(result.stdout)["out"])
+
+    assert planned() == "runs/digit"
+    assert invoke(*words).exit_code == 0
+    assert planned() == "runs/digit-2"
+    folder = RunFolder(Path("runs/digit"))
+    folder.mark("running")  # as when it was killed between its package and its report
+    assert planned() == "runs/digit"
+    assert planned("--seed", "7") == planned("--fresh") == "runs/digit-2"
+
+
 def test_a_dry_run_tells_of_an_unfinished_run_with_other_settings(digits: Path, small: list[object]) -> None:
     words = [digits, "--task", "digit", *small, *PLAIN, "--strategy", "features"]
     folder = RunFolder(Path("runs/digit"))

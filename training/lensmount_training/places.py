@@ -15,11 +15,7 @@ RUNS = Path("runs")
 GoesOn = Callable[[Path], bool]
 
 
-def _never(_: Path) -> bool:
-    return False
-
-
-def choose_out(task: str, out: Path | None, progress: Progress, goes_on: GoesOn = _never) -> Path:
+def choose_out(task: str, out: Path | None, progress: Progress, goes_on: GoesOn) -> Path:
     """The folder of the package: `out`, else runs/TASK, else the next free of runs/TASK-2, runs/TASK-3.
 
     A folder that exists is free where `goes_on` says that this run wrote it, and was ended before its report.

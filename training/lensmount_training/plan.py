@@ -6,6 +6,7 @@ estimate is of this machine as busy as it is now.
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections import Counter
@@ -31,7 +32,7 @@ from lensmount_training.progress import Progress
 from lensmount_training.recipe import AUTO, Recipe
 from lensmount_training.run_folder import RunFolder, check_unfinished
 from lensmount_training.settling import settled
-from lensmount_training.workflow import listed, open_backbone
+from lensmount_training.workflow import going_on, listed, open_backbone
 
 SAMPLE = 8
 # cleanvision's looks at a picture, on one core.
@@ -73,9 +74,10 @@ class Plan:
 def plan_of(recipe: Recipe, out: Path | None, progress: Progress, *, fresh: bool = False) -> Plan:
     """Plan a run; raises what the run itself would raise for data, settings and places that can not work."""
     check_settings(recipe)
-    target = choose_out(recipe.task, out, progress)
+    loaded = functools.cache(lambda: open_backbone(recipe, progress))
+    target = choose_out(recipe.task, out, progress, going_on(recipe, loaded, fresh=fresh))
     listing = listed(recipe)
-    backbone = open_backbone(recipe, progress)
+    backbone = loaded()
     check_fits(recipe, backbone)
     if not fresh:
         check_unfinished(RunFolder(target), settled(recipe, backbone))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from lensmount_training.evaluation.required import check_required
 from lensmount_training.finishing import Finishing
 from lensmount_training.learning import Choice, learn
 from lensmount_training.logs import tensorboard
-from lensmount_training.places import choose_out
+from lensmount_training.places import GoesOn, choose_out
 from lensmount_training.progress import NoProgress, Progress
 from lensmount_training.recipe import AUTO, Recipe, listing_options
 from lensmount_training.run_folder import RunFolder, opened
@@ -104,18 +105,23 @@ def train(
     started = time.perf_counter()
     shown = progress or NoProgress()
     loaded = functools.cache(lambda: backbone or open_backbone(recipe, shown))
-
-    def goes_on(place: Path) -> bool:
-        left = None if fresh else RunFolder(place).left
-        return left is not None and left == settled(recipe, loaded())
-
     check_settings(recipe)
-    target = choose_out(recipe.task, out, shown, goes_on)
+    target = choose_out(recipe.task, out, shown, going_on(recipe, loaded, fresh=fresh))
     listing = listed(recipe)
     check_fits(recipe, loaded())
     context = Context(shown, cache or default_cache())
     places = Places(target, openings or default_openings())
     return _run(settled(recipe, loaded()), places, listing, loaded(), context, fresh=fresh, started=started)
+
+
+def going_on(recipe: Recipe, loaded: Callable[[], Backbone], *, fresh: bool) -> GoesOn:
+    """Whether a run of this recipe was begun at a place and did not end well: it goes on there. Never where `fresh`."""
+
+    def goes_on(place: Path) -> bool:
+        left = None if fresh else RunFolder(place).left
+        return left is not None and left == settled(recipe, loaded())
+
+    return goes_on
 
 
 def _run(
