@@ -20,9 +20,9 @@ from lensmount.errors import ServerError
 from lensmount_adapters.pictures import Pixels
 from lensmount_server.bench import specimens
 from lensmount_server.bench.command import bench
-from lensmount_server.bench.wire import rival, trivial
+from lensmount_server.bench.wire import analyzer, rival, trivial
 from lensmount_server.bench.wire.answering import answering
-from lensmount_server.bench.wire.case import AGAINST_TRITON, CASES, GOALS, case_of
+from lensmount_server.bench.wire.case import AGAINST_TRITON, CASES, GOALS, Side, case_of
 from lensmount_server.bench.wire.front import order_of, pictures
 from lensmount_server.bench.wire.load import Finding
 from lensmount_server.bench.wire.loading import loading
@@ -54,11 +54,12 @@ def run() -> Run:
     return call
 
 
-def looks_right(case: dict[str, object], ratio: str) -> bool:
+def looks_right(case: dict[str, object], ratio: str = "") -> bool:
     """Both sides were measured, and the verdict is that of the figures."""
-    low, middle, high = (case[f"{ratio}{end}"] for end in ("_low", "", "_high"))
     sides = [case["ours"], case["other"]]
-    assert low <= middle <= high  # type: ignore[operator] # JSON
+    if ratio:
+        low, middle, high = (case[f"{ratio}{end}"] for end in ("_low", "", "_high"))
+        assert low <= middle <= high  # type: ignore[operator] # JSON
     for side in sides:
         assert isinstance(side, dict)
         assert side["requests_per_second"] > 0
@@ -90,6 +91,8 @@ def test_who_wants_a_triton_and_has_none_is_told_what_to_do(tmp_path: Path) -> N
 def test_beside_a_real_triton(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     needs_triton()
     monkeypatch.setattr(rival, "FORMS", (rival.Form(1, 0),))
+    monkeypatch.setattr(analyzer, "WINDOW_MS", 200)
+    analyses = analyzer.find(HOME) is not None
     report = run("--triton", str(HOME), *SMALL)
     cases = report["cases"]
     assert isinstance(cases, list)
@@ -100,6 +103,9 @@ def test_beside_a_real_triton(run: Run, monkeypatch: pytest.MonkeyPatch) -> None
         assert case["goal"] == GOALS[case["name"]]
         assert (case["beside"] == "Triton, batching, 0 ms delay, 1 instance") == against
         assert (case["answering"] is not None) == against
+        assert (case["analysed"] is not None) == (against and analyses)
+        if case["analysed"] is not None:
+            assert looks_right(case["analysed"])
     assert report["missing"] == ""
 
 
@@ -195,6 +201,55 @@ def test_beside_triton_a_goal_is_reached_where_both_rate_and_p99_are() -> None:
     assert case_of("unary_1", "", late, slow).reached is False
     assert case_of("engine_16", "", late, slow).reached is True
     assert case_of("shared_memory", "", late, slow).reached is None
+
+
+SAID = """\
+    Throughput: 1234.5 infer/sec
+    p50 latency: 1500 usec
+    p99 latency: 9000 usec
+"""
+
+
+def program(folder: Path, script: str) -> analyzer.Analyzer:
+    """In the place of perf_analyzer, a shell script."""
+    home = folder / "perf" / "bin"
+    home.mkdir(parents=True)
+    (home / "perf_analyzer").write_text(f"#!/bin/sh\n{script}\n")
+    (home / "perf_analyzer").chmod(0o755)
+    found = analyzer.find(folder)
+    assert found is not None
+    return found
+
+
+def test_what_perf_analyzer_says_is_read(tmp_path: Path) -> None:
+    order = order_of("stream_16", "127.0.0.1:1", "wire/picture", 40)
+    side = program(tmp_path, f"echo \"$@\" > {tmp_path}/asked; echo '{SAID}'").run(order, 224)
+    assert side == Side(1234.5, 1.5, 9.0)
+    asked = (tmp_path / "asked").read_text()
+    assert "-u 127.0.0.1:1 -m wire/picture --shape picture:224,224,3 --concurrency-range 16" in asked
+    assert "--streaming" in asked
+    both = analyzer.analysed(
+        [Side(10, 1, 1), Side(30, 3, 3), Side(20, 2, 2)], [Side(20, 1, 1), Side(20, 1, 1), Side(80, 1, 1)]
+    )
+    assert (both.ours, both.other, both.ratio) == (Side(20, 2, 2), Side(20, 1, 1), 0.5)
+
+
+@pytest.mark.parametrize(
+    "script", ["[ $1 = --version ]", "[ $1 = --version ] || echo Throughput: 5 infer/sec", "sleep 30"]
+)
+def test_a_perf_analyzer_that_does_not_measure_is_told(
+    script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = program(tmp_path, f"[ $1 = --version ] && exit 0; {script}")
+    monkeypatch.setattr(analyzer, "LIMIT_S", 0.5)
+    with pytest.raises(ServerError, match="perf_analyzer does not"):
+        found.run(order_of("unary_1", "127.0.0.1:1", "wire", 40), 224)
+
+
+def test_one_that_does_not_run_is_none(tmp_path: Path) -> None:
+    assert analyzer.find(tmp_path) is None
+    with pytest.raises(AssertionError):
+        program(tmp_path, "exit 1")
 
 
 def test_ratios_are_those_of_the_rounds() -> None:

@@ -30,11 +30,21 @@ class Side:
 
 
 @dataclass(frozen=True)
+class Analysed:
+    """What `perf_analyzer` found of both sides, medians of its rounds, and the ratio of their requests a second."""
+
+    ours: Side
+    other: Side
+    ratio: float
+
+
+@dataclass(frozen=True)
 class Case:
     """One row: ours, and what it is `beside`.
 
     `ratio` is our requests a second through the other's, the median of round-by-round ratios with their quartiles.
     `answering` is a server in Python that computes nothing, in the same rounds: what gRPC leaves room for.
+    `analysed` is by another load generator, where it runs.
     """
 
     name: str
@@ -47,6 +57,7 @@ class Case:
     goal: float | None
     tried: Mapping[str, float] = field(default_factory=dict)
     answering: Side | None = None
+    analysed: Analysed | None = None
 
     @property
     def reached(self) -> bool | None:

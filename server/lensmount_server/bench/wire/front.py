@@ -14,17 +14,21 @@ import numpy as np
 from lensmount.client import Client
 from lensmount_adapters.backbones import Backbone
 from lensmount_adapters.pictures import Pixels
+from lensmount_adapters.timing import turns
 from lensmount_server.bench import specimens
 from lensmount_server.bench.packages import Writer
 from lensmount_server.bench.served import server
 from lensmount_server.bench.wire import rival, tritonserver, trivial
+from lensmount_server.bench.wire.analyzer import Analyzer, analysed, find
 from lensmount_server.bench.wire.answering import answering
-from lensmount_server.bench.wire.case import AGAINST_TRITON, Case, case_of, rate
-from lensmount_server.bench.wire.load import Finding, Order
+from lensmount_server.bench.wire.case import AGAINST_TRITON, Analysed, Case, case_of, rate
+from lensmount_server.bench.wire.load import INPUT, Finding, Order
 from lensmount_server.bench.wire.loading import Loading, loading
 from lensmount_server.bench.wire.turns import ANSWERING, OTHER, OURS, Setting, in_turns
 
 TASK, PICTURES, TRIES = "wire", 4, 3
+# Rounds of perf_analyzer: each takes some seconds a side.
+ANALYSED = 3
 # A picture's colours change every so many pixels.
 CELLS = 32
 # One at a time takes several times as long as sixteen.
@@ -33,12 +37,13 @@ SEQUENTIAL = 4
 
 @dataclass(frozen=True)
 class Fronts:
-    """Both servers, ready; Triton with a model for each of the forms; and one that only answers."""
+    """Both servers, ready, Triton with a model for each of the forms; one that only answers; and `perf_analyzer`."""
 
     loading: Loading
     ours: str
     triton: str
     answering: str
+    analyzer: Analyzer | None
     setting: Setting
 
     def measure(self, name: str) -> Case:
@@ -52,12 +57,24 @@ class Fronts:
         }
         found = in_turns(sides, self.setting.rounds, partial(self.setting.tell, name))
         told = {str(form): round(each, 1) for form, each in tried.items()}
-        return case_of(name, f"Triton, {best}", found[OURS], found[OTHER], told, found[ANSWERING])
+        case = case_of(name, f"Triton, {best}", found[OURS], found[OTHER], told, found[ANSWERING])
+        return replace(case, analysed=self._analysed(self.analyzer, name, best) if self.analyzer else None)
 
     def _tried(self, name: str, form: rival.Form) -> float:
         """Requests a second of one of Triton's forms, after a run that does not count."""
         self.setting.tell(f"{name}, Triton with {form}", 0)
         return median(rate(self._run(name, self.triton, form.model)) for _ in range(TRIES + 1))
+
+    def _analysed(self, analyzer: Analyzer, name: str, best: rival.Form) -> Analysed:
+        """The same by `perf_analyzer`, which names the input with the model."""
+        self.setting.tell(f"{name}, perf_analyzer", 0)
+        orders = {
+            OURS: order_of(name, self.ours, f"{TASK}/{INPUT}", self.setting.requests),
+            OTHER: order_of(name, self.triton, best.model, self.setting.requests),
+        }
+        sides = {side: partial(analyzer.run, order, trivial.SIZE) for side, order in orders.items()}
+        rounds = [*turns(sides, min(self.setting.rounds, ANALYSED))]
+        return analysed([each[OURS] for each in rounds], [each[OTHER] for each in rounds])
 
     def _run(self, name: str, url: str, model: str) -> Finding:
         return self.loading.run(order_of(name, url, model, self.setting.requests))
@@ -88,7 +105,7 @@ def _fronts(setting: Setting, triton: tritonserver.Installed, scratch: Path) -> 
         url = stack.enter_context(tritonserver.running(triton, repository, models, scratch))
         load = stack.enter_context(_loading(backbone, ours, scratch))
         bare = stack.enter_context(answering(load.held, scratch / "answering.log"))
-        yield Fronts(load, ours, url, bare, setting)
+        yield Fronts(load, ours, url, bare, find(triton.home), setting)
 
 
 @contextmanager

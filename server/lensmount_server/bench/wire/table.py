@@ -24,7 +24,7 @@ COLUMNS = (
 def table_of(report: Report) -> Table:
     """Requests (pictures) a second and latencies of both sides, the ratio with quartiles, and the goal.
 
-    `only answering`: requests a second of a Python server that computes nothing.
+    `only answering`: requests a second of a Python server that computes nothing; `perf_analyzer`: the ratio by that.
     """
     title = f"{report.threads} cores; medians of {report.rounds} rounds, both sides in turns"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
@@ -50,4 +50,5 @@ def _cells(case: Case) -> list[str]:
         for figure in (side.requests_per_second, side.p50_ms, side.p99_ms)
     ]
     spread, bare = f"{case.ratio_low:.2f}–{case.ratio_high:.2f}", case.answering
-    return [case.name, *figures, ratio, spread, goal, f"{bare.requests_per_second:.0f}" if bare else "", case.beside]
+    others = [f"{bare.requests_per_second:.0f}" if bare else "", f"{case.analysed.ratio:.2f}" if case.analysed else ""]
+    return [case.name, *figures, ratio, spread, goal, *others, case.beside]

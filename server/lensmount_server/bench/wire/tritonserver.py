@@ -29,8 +29,9 @@ START_S = 600.0
 
 @dataclass(frozen=True)
 class Installed:
-    """Where a Triton is: its program, its backends, and the libraries that it brings."""
+    """Where a Triton is: its folder, its program, its backends, and the libraries that it brings."""
 
+    home: Path
     program: Path
     backends: Path
     libraries: Path
@@ -44,8 +45,8 @@ def find(folder: Path | None) -> Installed:
     home = (folder or FOLDER).resolve()
     inner = home / "packages" / "pytriton" / "tritonserver"
     forms = (
-        Installed(inner / "bin" / "tritonserver", home / "backends", home / "packages" / "nvidia_pytriton.libs"),
-        Installed(home / "bin" / "tritonserver", home / "backends", home / "lib"),
+        Installed(home, inner / "bin" / "tritonserver", home / "backends", home / "packages" / "nvidia_pytriton.libs"),
+        Installed(home, home / "bin" / "tritonserver", home / "backends", home / "lib"),
     )
     found = next((each for each in forms if each.program.exists()), None)
     if found is None:
