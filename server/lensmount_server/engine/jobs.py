@@ -34,12 +34,10 @@ class Job:
 def pictures_of(work: Pass, jobs: Sequence[Job]) -> Tensor:
     """uint8 (frames, 3, height, width): one row for each frame of a pass, in their order."""
     seen, own = work.preprocessing, [jobs[place] for place in work.frames]
-    unscaled = {place: pixels for place, job in enumerate(own) if (pixels := _unscaled(job, seen)) is not None}
-    cut = cut_out([*unscaled.values()], seen) if unscaled else torch.empty(0)
-    if len(cut) == len(own):
-        return cut
-    rows = {place: cut[position] for position, place in enumerate(unscaled)}
-    return torch.stack([rows[place] if place in rows else _prepared(job, seen) for place, job in enumerate(own)])
+    unscaled = [pixels for job in own if (pixels := _unscaled(job, seen)) is not None]
+    if len(unscaled) == len(own):
+        return cut_out(unscaled, seen)
+    return torch.stack([_prepared(job, seen) for job in own])
 
 
 def _unscaled(job: Job, preprocessing: Preprocessing) -> Pixels | None:

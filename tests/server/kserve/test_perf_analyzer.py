@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import os
 import re
-import subprocess
 from typing import Any
 
 import pytest
 
+from lensmount_server.bench.wire.analyzer import Analyzer, find
 from serving import Kit, Served
 from triton_server import HOME
 
 pytestmark = pytest.mark.triton
 
-PROGRAM, LIBRARIES = HOME / "perf" / "bin" / "perf_analyzer", HOME / "perf-libs"
 # So many requests, however long they take: what is asked is whether it works, not how fast.
 COUNT = 40
 MEASURE = ("--request-count", str(COUNT), "-s", "99", "--concurrency-range", "4")
@@ -29,38 +27,24 @@ WAYS = {
 
 
 @functools.cache
-def why_none() -> str:
-    """What keeps perf_analyzer from running here; empty where it runs."""
-    if not PROGRAM.exists():
-        return "no perf_analyzer here: run tests/install-triton"
-    done = run("--version")
-    return "" if done.returncode == 0 else f"perf_analyzer does not run here: {done.stdout[-300:]}"
+def installed() -> Analyzer | None:
+    return find(HOME)
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [PROGRAM, *arguments],
-        env={**os.environ, "LD_LIBRARY_PATH": str(LIBRARIES)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-
-
-@pytest.fixture(autouse=True)
-def needs_perf_analyzer() -> None:
-    if why_none():
-        pytest.skip(why_none())
+@pytest.fixture
+def analyzer() -> Analyzer:
+    found = installed()
+    if found is None:
+        pytest.skip("no perf_analyzer that runs here: run tests/install-triton")
+    return found
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_it_measures(live: Served, kit: Kit, client: Any, way: str) -> None:
+async def test_it_measures(analyzer: Analyzer, live: Served, kit: Kit, client: Any, way: str) -> None:
     await live.client.register(kit.defect[1].folder)
     model = ("-m", "defect/picture", "--shape", "picture:160,160,3")
     arguments = ("-i", "grpc", "-u", live.address, *model, *MEASURE, *WAYS[way])
-    done = await asyncio.to_thread(run, *arguments)
+    done = await asyncio.to_thread(analyzer.call, *arguments)
     assert done.returncode == 0, done.stdout
     rate = re.search(r"Throughput: ([0-9.]+) infer/sec", done.stdout)
     assert rate, done.stdout
@@ -71,7 +55,7 @@ async def test_it_measures(live: Served, kit: Kit, client: Any, way: str) -> Non
     assert not (await client.get_system_shared_memory_status()).regions
 
 
-async def test_a_model_that_is_not_there_is_told(live: Served) -> None:
-    done = await asyncio.to_thread(run, "-i", "grpc", "-u", live.address, "-m", "weather", *MEASURE)
+async def test_a_model_that_is_not_there_is_told(analyzer: Analyzer, live: Served) -> None:
+    done = await asyncio.to_thread(analyzer.call, "-i", "grpc", "-u", live.address, "-m", "weather", *MEASURE)
     assert done.returncode != 0
     assert "no such task is live" in done.stdout
