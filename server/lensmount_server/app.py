@@ -42,6 +42,7 @@ from lensmount_server.services.adapters import AdapterService
 from lensmount_server.services.errors import TRANSPORT_BYTES, ErrorInterceptor
 from lensmount_server.services.health import health_of
 from lensmount_server.services.inference import InferenceService
+from lensmount_server.services.registering import by_name
 from lensmount_server.services.sources import SourceService
 from lensmount_server.sources.connecting import SourceOptions
 from lensmount_server.sources.manager import SourceManager
@@ -127,11 +128,12 @@ async def running(config: ServeConfig, zygote: Zygote | None = None) -> AsyncIte
             snapshot = functools.partial(_snapshot, catalog, sources, pool, engine)
             await stack.enter_async_context(metrics_server(*metrics, snapshot))
         server = grpc.aio.server(interceptors=[ErrorInterceptor({KSERVE: kserve_errors.status})], options=OPTIONS)
-        _add_services(server, catalog, scheduler, pool, sources, hub)
+        services = by_name(server)
+        _add_services(services, catalog, scheduler, pool, sources, hub)
         kserve = KServeService(catalog)
         stack.callback(kserve.regions.close)
-        kserve_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(kserve, server)
-        healthy = await stack.enter_async_context(health_of(server, SERVICES, ANSWERING, engine))
+        kserve_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(kserve, services)
+        healthy = await stack.enter_async_context(health_of(services, SERVICES, ANSWERING, engine))
         bound = kserve.port = _bind(server, host, port)
         await sources.restore()
         await server.start()

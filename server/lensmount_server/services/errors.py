@@ -32,6 +32,7 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler]]"
 Coroutine: TypeAlias = Callable[[Any, Any], Awaitable[Any]]
 Generator: TypeAlias = Callable[[Any, Any], AsyncGenerator[Any, None]]
+Take: TypeAlias = Callable[[Any], Any]
 Tell: TypeAlias = Callable[[LensmountError], Any]
 
 
@@ -62,7 +63,8 @@ def _wrap(handler: Handler, tell: Tell) -> Handler:
     wrap = _wrap_generator if inspect.isasyncgenfunction(method) else _wrap_coroutine
     make = getattr(grpc, f"{kind}_rpc_method_handler")
     read = _reader(handler.request_deserializer) if handler.request_deserializer else None
-    wrapped: Handler = make(wrap(method, tell), read, handler.response_serializer)
+    take = _all_taken if handler.request_streaming else _taken
+    wrapped: Handler = make(wrap(method, take, tell), read, handler.response_serializer)
     return wrapped
 
 
@@ -72,10 +74,10 @@ def _kind(handler: Handler) -> str:
     return f"{streams}_{answers}"
 
 
-def _wrap_coroutine(method: Coroutine, tell: Tell) -> Coroutine:
+def _wrap_coroutine(method: Coroutine, take: Take, tell: Tell) -> Coroutine:
     async def call(request: Any, context: Context) -> Any:
         try:
-            return await method(_taken(request), context)
+            return await method(take(request), context)
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - the last line before the client
@@ -85,11 +87,11 @@ def _wrap_coroutine(method: Coroutine, tell: Tell) -> Coroutine:
 
 
 def _wrap_generator(
-    method: Callable[[Any, Any], AsyncGenerator[Any, None]], tell: Tell
+    method: Callable[[Any, Any], AsyncGenerator[Any, None]], take: Take, tell: Tell
 ) -> Callable[[Any, Any], AsyncIterator[Any]]:
     async def call(request: Any, context: Context) -> AsyncIterator[Any]:
         try:
-            async with aclosing(method(_taken(request), context)) as responses:
+            async with aclosing(method(take(request), context)) as responses:
                 async for response in responses:
                     yield response
         except asyncio.CancelledError:
@@ -110,30 +112,32 @@ def _reader(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     """Reads a message, or returns the error that it is: what is raised here would reach the client as gRPC's own."""
 
     def read(data: bytes) -> Any:
-        size = f"{len(data):,} bytes"
         if len(data) > MAX_MESSAGE_BYTES:
             fix = (
                 f"send at most {MAX_MESSAGE_BYTES:,} bytes a message: JPEG instead of raw pixels, or a smaller picture"
             )
-            return TooLargeError("the message is too large", field="message", value=size, fix=fix)
+            return TooLargeError("the message is too large", field="message", value=_size(data), fix=fix)
         try:
             return deserialize(data)
         except DecodeError:
             fix = "use the same release on both sides, and the message that this call takes"
-            return InvalidInputError("not a message of this call", field="message", value=size, fix=fix)
+            return InvalidInputError("not a message of this call", field="message", value=_size(data), fix=fix)
 
     return read
 
 
+def _size(data: bytes) -> str:
+    return f"{len(data):,} bytes"
+
+
 def _taken(request: Any) -> Any:
-    """A request, or a stream of them, as it was read; raises the error that stands in its place."""
-    if hasattr(request, "__aiter__"):
-        return _all_taken(request)
+    """A request as it was read; raises the error that stands in its place."""
     if isinstance(request, LensmountError):
         raise request
     return request
 
 
 async def _all_taken(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """The same of a stream."""
     async for request in requests:
         yield _taken(request)

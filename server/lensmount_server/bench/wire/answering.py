@@ -21,6 +21,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from lensmount.errors import ServerError
 from lensmount_server.app import OPTIONS
 from lensmount_server.bench.wire.load import OUTPUT
+from lensmount_server.services.registering import by_name
 
 LIMIT_S = 3600.0
 # Bytes that tell the pictures apart.
@@ -72,7 +73,7 @@ async def _main(file: str) -> None:
     with np.load(file) as held:
         servicer = Answering(held["pictures"], held["expected"])
     server = grpc.aio.server(options=OPTIONS)
-    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, by_name(server))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     print(port, flush=True)
