@@ -96,7 +96,7 @@ def command_of(installed: Installed, repository: Path, models: Sequence[str], po
 def environment_of(installed: Installed, python: Path) -> dict[str, str]:
     """What it runs in. Its stub looks for packages beside the first `python3` on PATH, and nowhere else."""
     venv.EnvBuilder(symlinks=True).create(python)
-    site = Path(sysconfig.get_path("purelib", vars={"base": str(python), "platbase": str(python)}))
+    site = Path(sysconfig.get_path("purelib", "venv", vars={"base": str(python), "platbase": str(python)}))
     paths = [path for path in sys.path if path and Path(path).is_dir()]
     (site / "lensmount.pth").write_text("\n".join(paths) + "\n")
     libraries = f"{installed.libraries}:{sysconfig.get_config_var('LIBDIR')}"
