@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import grpc
 from grpc_health.v1 import health
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from tritonclient.grpc import service_pb2_grpc as kserve_pb2_grpc
 
 from lensmount.errors import UnavailableError
@@ -162,7 +162,8 @@ def _add_services(
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, server)
     adapters_pb2_grpc.add_AdapterServiceServicer_to_server(AdapterService(catalog), server)
     sources_pb2_grpc.add_SourceServiceServicer_to_server(SourceService(catalog, sources, hub), server)
-    reflection.enable_server_reflection(SERVICES, server)
+    reflecting = reflection.aio.ReflectionServicer(SERVICES)
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflecting, server)  # type: ignore[no-untyped-call] # without types
 
 
 def _bind(server: grpc.aio.Server, host: str, port: int) -> int:
