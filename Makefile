@@ -1,10 +1,8 @@
 # Every target sets up what it needs; a second run starts at once.
 PYTHON ?= python3
 BIN := .venv/bin
-# One more than there are cores: a quarter of the time tests wait, for a process to start or a camera's next frame.
-WORKERS := $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
 # Tests of a file stay together, so that what they share is made once, until a process has nothing left to do.
-TOGETHER := --numprocesses $(WORKERS) --dist worksteal --durations 20
+TOGETHER := --numprocesses auto --dist worksteal --durations 20
 PROTOS := $(wildcard proto/lensmount/v1/*.proto)
 
 .PHONY: help setup demo test triton test-triton bench soak fuzz chaos lint format constraints clean
