@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +36,7 @@ from lensmount_adapters.headers import FLOATS, WHOLE, Entry, check_header, damag
 from lensmount_adapters.lora import LoraConfig
 from lensmount_adapters.manifest import Manifest, invalid, parse_manifest
 from lensmount_adapters.saving import save_tensors
+from lensmount_adapters.scratch import beside
 
 MANIFEST_FILE = "task.json"
 CONFIG_FILE = "adapter_config.json"
@@ -185,8 +185,8 @@ def write_package(
         fix = "give another --out, or delete the folder"
         raise InvalidInputError("the folder exists", field="out", value=folder, fix=fix)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
-        partial = Path(scratch) / folder.name
+    with beside(folder) as scratch:
+        partial = scratch / folder.name
         partial.mkdir()
         (partial / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2) + "\n")
         save_tensors({PREFIX + name: tensor.contiguous() for name, tensor in tensors.items()}, partial / TENSOR_FILE)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from lensmount.errors import InvalidInputError, LensmountError
+from lensmount_adapters.scratch import sweep
 from lensmount_training.progress import Progress
 from lensmount_training.recipe import Recipe, read_recipe
 from lensmount_training.saving import put
@@ -105,6 +106,7 @@ def opened(out: Path, recipe: Recipe, progress: Progress, *, fresh: bool) -> Ite
         except BlockingIOError as error:
             message, fix = "another process is training this", "wait for it, or give another --out"
             raise InvalidInputError(message, field="out", value=out, fix=fix) from error
+        sweep(out)
         _take_up(folder, recipe, progress, fresh=fresh)
         try:
             yield folder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,6 +22,7 @@ from lensmount_adapters.importing.plan import Plan
 from lensmount_adapters.manifest import BackboneRef, Manifest, Provenance, invalid
 from lensmount_adapters.package import MANIFEST_FILE, read_package, write_package
 from lensmount_adapters.preprocessing import Preprocessing
+from lensmount_adapters.scratch import beside
 
 VERSIONED = ("lensmount", "torch", "timm", "safetensors")
 ALLOWED = TOLERANCE["fp32"]
@@ -81,8 +81,8 @@ def pack(out: Path, manifest: Manifest, plan: Plan, golden: Golden, backbone: Ba
     check_out(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
-            folder = Path(scratch) / out.name
+        with beside(out) as scratch:
+            folder = scratch / out.name
             write_package(folder, manifest, plan.tensors, golden, _card(manifest), plan.lora)
             difference = check_equivalence(folder, backbone, golden)
             folder.rename(out)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from lensmount.cli.output import plain
 from lensmount.errors import InvalidInputError
+from lensmount_adapters.scratch import beside
 from lensmount_training.audit.auditing import Audit
 
 PAGE, DOCUMENT = "audit.html", "audit.json"
@@ -51,13 +51,13 @@ def write(out: Path, page: bytes, text: str) -> None:
     """
     check_out(out)
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
-            partial = Path(scratch) / "new"
+        with beside(out) as scratch:
+            partial = scratch / "new"
             partial.mkdir()
             (partial / PAGE).write_bytes(page)
             (partial / DOCUMENT).write_text(text + "\n")
             if out.exists():
-                out.rename(Path(scratch) / "old")
+                out.rename(scratch / "old")
             partial.rename(out)
     except OSError as error:
         message = f"can not be written: {error.strerror}"
