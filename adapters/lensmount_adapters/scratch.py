@@ -33,7 +33,9 @@ def beside(target: Path) -> Iterator[Path]:
 
 def sweep(target: Path) -> None:
     """Remove the folders that killed processes left beside `target`; those that are in use stay."""
-    left = [each for each in target.parent.iterdir() if each.name.startswith(_prefix(target))]
+    left: list[Path] = []
+    with suppress(OSError):  # a folder that can be written and not read
+        left = [each for each in target.parent.iterdir() if each.name.startswith(_prefix(target))]
     for folder in left:
         with suppress(OSError):  # somebody holds it, or has just removed it
             if not (folder / LOCK).exists():

@@ -95,3 +95,12 @@ def test_one_that_is_taken_before_it_is_locked_is_made_anew(tmp_path: Path, monk
             assert (scratch / LOCK).exists()
     assert len(made) == 2
     assert hidden(tmp_path) == []
+
+
+def test_a_folder_that_can_not_be_listed_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_: Path) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    with beside(tmp_path / "target") as scratch:
+        assert scratch.is_dir()
