@@ -79,7 +79,11 @@ class DemoConfig:
 @click.option("--clip", type=click.Path(path_type=Path, dir_okay=False), help="Your H.264 or H.265 file.")
 @click.option("--source", help="Your camera (rtsp://…) or a file that the server reads.")
 @click.option(
-    "--seconds", type=click.FloatRange(2, 3600), default=40.0, show_default=True, help="How long to watch a --source."
+    "--seconds",
+    type=click.FloatRange(2, 3600),
+    default=40.0,
+    show_default=True,
+    help="How long to watch a --source, at least.",
 )
 @click.option("--backbone", default="tf_efficientnet_lite0", show_default=True, help="timm's name of the shared model.")
 @click.option("--weights", type=click.Path(path_type=Path, dir_okay=False), help="Its weights (safetensors).")

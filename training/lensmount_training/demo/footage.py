@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +17,8 @@ from lensmount import Client, Result, Source
 from lensmount.errors import InvalidInputError, UnavailableError
 
 Pixels = NDArray[np.uint8]
+# How long a source is watched beyond its time for what is still to be seen.
+PATIENCE_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,8 @@ class Account:
 class Footage(Protocol):
     """A video on its way through the server."""
 
-    def results(self) -> Iterator[Result]:
-        """Results as they come."""
+    def results(self, enough: Callable[[], bool]) -> Iterator[Result]:
+        """Results as they come; a video that can go on does so, for a while, until there was `enough`."""
         ...
 
     def progress(self, result: Result) -> float:
@@ -62,7 +64,7 @@ class ClipFootage:
             self._total = stream.frames or round(float((container.duration or 0) / av.time_base) * self._rate) or 1
         self._stream = client.stream(clip, tasks, name="demo", realtime=True)
 
-    def results(self) -> Iterator[Result]:
+    def results(self, enough: Callable[[], bool]) -> Iterator[Result]:  # noqa: ARG002 - the protocol's
         """Every task's result for every frame."""
         yield from self._stream
 
@@ -100,15 +102,16 @@ class SourceFootage:
         self._account = Account(0, 0)
         self._rate = 25
 
-    def results(self) -> Iterator[Result]:
-        """Results until the time is up; raises UnavailableError when the source fails."""
+    def results(self, enough: Callable[[], bool]) -> Iterator[Result]:
+        """Results until the time is up and there was `enough`; raises UnavailableError when the source fails."""
         for item in self._client.watch(["demo"], with_jpeg=True):
             if isinstance(item, Source):
                 _check(item)
                 continue
             self._jpegs[item.frame_index] = item.jpeg
             yield item
-            if self.progress(item) >= 1:
+            seconds = time.monotonic() - self._start
+            if seconds >= self._seconds and (enough() or seconds >= self._seconds + PATIENCE_S):
                 break
         source = self._client.source("demo")
         self._rate = max(round(source.fps), 1)

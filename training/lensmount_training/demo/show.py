@@ -1,4 +1,4 @@
-"""Plays the footage: results live in the terminal, the swap at half time."""
+"""Plays the footage: results live in the terminal, a version registered on the way and live from half time on."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from lensmount import Result
 from lensmount_training.demo.footage import Footage
 from lensmount_training.demo.swap import Swap
 
-HALF = 0.5
+QUARTER, HALF = 0.25, 0.5
 
 
 def play(footage: Footage, swap: Swap | None, console: Console) -> list[Result]:
-    """Take every result, begin the swap at half time, show the latest of each task."""
+    """Take every result, swap at half time, show the latest of each task."""
     results: list[Result] = []
     try:
         with _display(console) as show:
-            for result in footage.results():
+            for result in footage.results(lambda: swap is None or swap.over):
                 results.append(result)
                 done = footage.progress(result)
                 if swap:
@@ -35,9 +35,11 @@ def play(footage: Footage, swap: Swap | None, console: Console) -> list[Result]:
 
 
 def _drive(swap: Swap, result: Result, done: float, console: Console) -> None:
-    if not swap.begun and done >= HALF:
+    if not swap.begun and done >= QUARTER:
         console.print(f"frame {result.frame_index}: registering another version of [bold]{swap.task}[/] …")
         swap.begin()
+    if done >= HALF:
+        swap.promote()
     if swap.see(result) and swap.times:
         took = f"{swap.times.swap_ms:.0f} ms after it was made live"
         console.print(f"frame {result.frame_index}: [bold]{swap.task}[/] version {result.version} answers, {took}")

@@ -1,4 +1,4 @@
-"""Registers a second version in the middle of a stream and makes it live, beside the stream's own thread."""
+"""Registers a second version while a stream runs and makes it live, beside the stream's own thread."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class SwapTimes:
 
 
 class Swap:
-    """One promotion: begun by `begin`, seen by `see` in the results."""
+    """One swap: registered by `begin`, made live by `promote`, seen by `see` in the results."""
 
     def __init__(self, client: Client, task: str, package: Path) -> None:
         self.task = task
@@ -32,12 +32,22 @@ class Swap:
         self._register_ms = 0.0
         self._called = 0.0
         self._error: LensmountError | None = None
+        self._may_promote = threading.Event()
         self._thread = threading.Thread(target=self._run, name="swap")
 
     def begin(self) -> None:
-        """Start; returns at once."""
+        """Register the version; returns at once."""
         self.begun = True
         self._thread.start()
+
+    def promote(self) -> None:
+        """Make it live, as soon as it is registered; returns at once."""
+        self._may_promote.set()
+
+    @property
+    def over(self) -> bool:
+        """Whether there is nothing more to be seen of it."""
+        return self.times is not None or self._error is not None
 
     def see(self, result: Result) -> bool:
         """Look at a result; True for the first answer of the new version."""
@@ -48,6 +58,7 @@ class Swap:
 
     def end(self) -> None:
         """Wait for the promotion; raises what went wrong with it."""
+        self.promote()
         if self.begun:
             self._thread.join()
         if self._error:
@@ -57,8 +68,9 @@ class Swap:
         try:
             start = time.perf_counter()
             version = self._client.register(self._package).adapter.version
+            self._register_ms = (time.perf_counter() - start) * 1e3
+            self._may_promote.wait()
             self._called = time.perf_counter()
-            self._register_ms = (self._called - start) * 1e3
             self._version = version
             self._client.set_alias(self.task, version)
         except LensmountError as error:
