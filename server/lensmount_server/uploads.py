@@ -5,6 +5,7 @@ An archive is known by its size and SHA-256, both told before its first byte.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import shutil
 import time
@@ -34,7 +35,7 @@ class Uploads:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._taken: set[Announced] = set()
+        self._taken: dict[Announced, asyncio.Event] = {}
 
     def received(self, announced: Announced) -> int:
         """How many bytes of an archive are here."""
@@ -42,6 +43,13 @@ class Uploads:
             return self._path(announced).stat().st_size
         except OSError:
             return 0
+
+    async def free(self, announced: Announced, timeout_s: float) -> None:
+        """Wait until no call sends this archive any more, at most so long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while (ended := self._taken.get(announced)) is not None:
+                    await ended.wait()
 
     @contextmanager
     def receiving(self, announced: Announced, offset: int) -> Iterator[Path]:
@@ -53,7 +61,7 @@ class Uploads:
         if announced in self._taken:
             fix = "wait for the other call, and register again: content that is there is not stored twice"
             raise ConflictError("another call sends this package", field="header.sha256", fix=fix)
-        self._taken.add(announced)
+        self._taken[announced] = asyncio.Event()
         try:
             with _told(self._folder):
                 self._folder.mkdir(exist_ok=True)
@@ -64,7 +72,7 @@ class Uploads:
                     file.truncate(offset)
             yield self._path(announced)
         finally:
-            self._taken.discard(announced)
+            self._taken.pop(announced).set()
 
     def discard(self, announced: Announced) -> None:
         """Forget an archive that came whole, or came wrong."""

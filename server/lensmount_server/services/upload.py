@@ -18,6 +18,8 @@ from lensmount_server.uploads import Announced, Uploads, sha256_of
 MAX_ARCHIVE_BYTES = sum(MAX_BYTES.values()) + (1 << 16)
 # A connection that died without a word must not hold its upload for ever: nobody else may send the same meanwhile.
 PATIENCE_S = 120.0
+# A call that its client has just left is still being ended when the client's next one comes.
+LEAVING_S = 5.0
 FIX = "send the package with `lensmount register`"
 
 Requests = AsyncIterator[adapters_pb2.RegisterAdapterRequest]
@@ -53,6 +55,7 @@ async def receive_archive(
     """
     start = time.perf_counter()
     what = announced(header.size_bytes, header.sha256, "header.")
+    await uploads.free(what, LEAVING_S)
     with uploads.receiving(what, header.offset) as partial:
         size = await _write(requests, partial, what.size_bytes, header.offset)
         if size != what.size_bytes:

@@ -104,17 +104,20 @@ async def test_what_was_damaged_is_forgotten(server: Served, data: bytes) -> Non
     assert (await send(server, header, *chunks(data))).adapter.version.version == 1
 
 
-async def test_of_two_calls_that_send_the_same_one_is_refused(server: Served, data: bytes) -> None:
+async def slowly(data: bytes, more: asyncio.Event) -> AsyncIterator[Request]:
+    for request in sent(data, 2):
+        yield request
+    await more.wait()
+    for request in chunks(data)[2:]:
+        yield request
+
+
+async def test_of_two_calls_that_send_the_same_one_is_refused(
+    server: Served, data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receiving, "LEAVING_S", 0.1)
     more = asyncio.Event()
-
-    async def slowly() -> AsyncIterator[Request]:
-        for request in sent(data, 2):
-            yield request
-        await more.wait()
-        for request in chunks(data)[2:]:
-            yield request
-
-    first = server.adapters.RegisterAdapter(slowly())
+    first = server.adapters.RegisterAdapter(slowly(data, more))
     await until(server, data, 20_000)
     error = await refused(server.adapters.RegisterAdapter(upload(sent(data, 9))))
     assert isinstance(error, ConflictError)
@@ -124,6 +127,21 @@ async def test_of_two_calls_that_send_the_same_one_is_refused(server: Served, da
     more.set()
     assert (await first).adapter.version.version == 1
     assert (await send(server, announced(data), *chunks(data))).already_registered
+
+
+async def test_a_call_waits_for_one_that_is_about_to_end(server: Served, data: bytes) -> None:
+    first = server.adapters.RegisterAdapter(slowly(data, asyncio.Event()))
+    await until(server, data, 20_000)
+    second = asyncio.ensure_future(send(server, announced(data, offset=20_000), *chunks(data[20_000:])))
+    await asyncio.wait([second], timeout=0.3)
+    assert not second.done()
+    third = asyncio.ensure_future(send(server, announced(data), *chunks(data)))
+    await asyncio.wait([third], timeout=0.3)
+    first.cancel()
+    done, same = await second, await third  # the third waited for the second as well
+    assert done.adapter.version == same.adapter.version
+    assert {done.already_registered, same.already_registered} == {False, True}
+    assert "20,000 of them from before" in done.checks[0].detail
 
 
 async def test_a_client_that_went_away_goes_on_at_once(server: Served, data: bytes) -> None:
@@ -162,9 +180,13 @@ async def test_a_call_that_comes_to_a_standstill_makes_room_for_the_next(
 
 
 class Breaking:
-    """A way to a server that breaks each connection after so many bytes from the client; then it breaks no more."""
+    """A way to a server that breaks each connection after so many bytes from the client; then it breaks no more.
+
+    It breaks none before the server has kept a chunk, of 1000 bytes, of what came.
+    """
 
     def __init__(self, server: Served, *limits: int) -> None:
+        self._folder = server.data_dir / "uploads"
         self._port = int(server.address.rpartition(":")[2])
         self._limits = list(limits)
         self.connections = 0
@@ -176,9 +198,18 @@ class Breaking:
         there, back = await asyncio.open_connection("127.0.0.1", self._port)
         answers = asyncio.create_task(carry(there, writer, None))
         await carry(reader, back, limit)
+        if limit is not None:
+            await self._kept()
         back.close()
         writer.close()
         await answers
+
+    async def _kept(self) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                if any(part.stat().st_size >= 1000 for part in self._folder.glob("*.part")):
+                    return
+                await asyncio.sleep(0.01)
 
 
 async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, limit: int | None) -> None:
