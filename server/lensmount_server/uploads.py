@@ -31,7 +31,7 @@ class Announced:
 
 
 class Uploads:
-    """Archives on their way, in a folder of the data directory. Lives on the event loop; its calls are short."""
+    """Archives on their way, in a folder of the data directory. Lives on the event loop; only `free` takes time."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
